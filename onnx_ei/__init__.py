@@ -1,0 +1,1 @@
+"""Information-theoretic measures of any neural network, through ONNX."""

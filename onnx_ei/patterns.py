@@ -1,0 +1,344 @@
+"""Which activation starts at a tensor: single operators and the patterns exporters write.
+
+Each matcher looks at a value ``x`` and returns the tensor that holds ``f(x)``, if *all* that reads
+``x`` belongs to ``f``: where a skip connection or a gate reads the raw value too, the layer ends
+at the raw value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .activations import ACTIVATIONS
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+__all__ = ["Match", "match_activation", "producing_activation", "readers", "scalar"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Match:
+    """An activation found in a graph.
+
+    Attributes
+    ----------
+    name : str
+        Its name in :data:`onnx_ei.activations.ACTIVATIONS`.
+    range : tuple of float
+        Its default range, from its own attributes where it has any.
+    source, output : onnx_ir.Value
+        The pre-activation and the activated tensor.
+    """
+
+    name: str
+    range: tuple[float, float]
+    source: ir.Value
+    output: ir.Value
+
+
+def readers(value: ir.Value) -> list[ir.Node]:
+    """Return the nodes that read a value, each once; those that only ask for its shape do not."""
+    seen = {id(u.node): u.node for u in value.uses() if u.node.op_type not in ("Shape", "Size")}
+    return list(seen.values())
+
+
+def scalar(value: ir.Value | None) -> float | None:
+    """Return the number in a constant of one element, or None."""
+    if value is None or value.const_value is None or value.const_value.size != 1:
+        return None
+    return float(np.asarray(value.const_value.numpy()).reshape(()))
+
+
+def match_activation(x: ir.Value) -> Match | None:
+    """Return the activation that starts at ``x`` and takes in all that reads it.
+
+    Parameters
+    ----------
+    x : onnx_ir.Value
+        A pre-activation.
+
+    Returns
+    -------
+    Match or None
+    """
+    for name, limits, output, used in _candidates(x):
+        if {id(n) for n in readers(x)} <= {id(n) for n in used}:
+            return Match(name=name, range=limits, source=x, output=output)
+    return None
+
+
+def producing_activation(y: ir.Value) -> Match | None:
+    """Return the activation that ends in ``y``: the inverse of :func:`match_activation`."""
+    node = y.producer()
+    seen: set[int] = set()
+    frontier = [node] if node is not None else []
+    for _ in range(6):  # the longest pattern (Gelu by Tanh) is 8 nodes, 6 deep
+        following = []
+        for current in frontier:
+            for value in current.inputs:
+                if value is None or value.const_value is not None or id(value) in seen:
+                    continue
+                seen.add(id(value))
+                for name, limits, output, _ in _candidates(value):
+                    if output is y:
+                        return Match(name=name, range=limits, source=value, output=y)
+                producer = value.producer()
+                if producer is not None:
+                    following.append(producer)
+        frontier = following
+    return None
+
+
+Found = tuple[str, "tuple[float, float]", "ir.Value", "list[ir.Node]"]
+
+
+def _candidates(x: ir.Value) -> Iterator[Found]:
+    # the long patterns first: they contain the short ones
+    for node in readers(x):
+        yield from _products(x, node)
+    for node in readers(x):
+        yield from _gelu(x, node)
+    for node in readers(x):
+        yield from _softplus(x, node)
+    for node in readers(x):
+        yield from _single(x, node)
+
+
+def _default(name: str) -> tuple[float, float]:
+    return ACTIVATIONS[name].range
+
+
+def _attribute(node: ir.Node, name: str, default: float) -> float:
+    found = node.attributes.get(name)
+    return default if found is None else float(found.as_float())
+
+
+def _single(x: ir.Value, node: ir.Node) -> Iterator[Found]:
+    op = node.op_type
+    if node.inputs[0] is not x:
+        yield from _clip_by_bounds(x, node)
+        return
+    out, used = node.outputs[0], [node]
+    if op == "Clip":
+        yield from _clip(x, node)
+    elif op in ("Elu", "Celu"):
+        yield op, (-_attribute(node, "alpha", 1.0), 10.0), out, used
+    elif op == "Selu":
+        low = -_attribute(node, "alpha", 1.67326) * _attribute(node, "gamma", 1.0507)
+        yield op, (low, 10.0), out, used
+    elif op == "PRelu":
+        if node.inputs[1] is not None and node.inputs[1].const_value is not None:
+            yield op, _default(op), out, used
+    elif op in ("Gelu", "FastGelu", "QuickGelu", "Swish", "Silu"):
+        name = "Silu" if op in ("QuickGelu", "Swish", "Silu") else "Gelu"
+        if op != "FastGelu" or len([i for i in node.inputs if i is not None]) == 1:
+            yield name, _default(name), out, used
+    elif op in ACTIVATIONS and op != "Identity":
+        yield op, _default(op), out, used
+    else:
+        yield from _clip_by_bounds(x, node)
+
+
+def _clip(x: ir.Value, node: ir.Node) -> Iterator[Found]:
+    if "min" in node.attributes or "max" in node.attributes:  # opset < 11
+        low = _attribute(node, "min", -np.inf)
+        high = _attribute(node, "max", np.inf)
+    else:
+        bounds = [scalar(v) for v in node.inputs[1:3]]
+        given = [v is not None for v in node.inputs[1:3]]
+        if any(g and b is None for g, b in zip(given, bounds, strict=True)):
+            return
+        low = bounds[0] if len(bounds) > 0 and bounds[0] is not None else -np.inf
+        high = bounds[1] if len(bounds) > 1 and bounds[1] is not None else np.inf
+    yield (*_clip_name(low, high), node.outputs[0], [node])
+
+
+def _clip_name(low: float, high: float) -> tuple[str, tuple[float, float]]:
+    if (low, high) == (0.0, 6.0):
+        return "Relu6", (0.0, 6.0)
+    if low == 0.0 and high == np.inf:
+        return "Relu", _default("Relu")
+    return "Clip", (max(low, -10.0), min(high, 10.0))
+
+
+def _clip_by_bounds(x: ir.Value, node: ir.Node) -> Iterator[Found]:
+    """``Max(x, a)`` and ``Min(Max(x, a), b)``: how frameworks without Clip write it."""
+    if node.op_type != "Max" or len(node.inputs) != 2:
+        return
+    low = scalar(_other(node, x))
+    if low is None:
+        return
+    out, used, high = node.outputs[0], [node], np.inf
+    after = readers(out)
+    if len(after) == 1 and after[0].op_type == "Min" and len(after[0].inputs) == 2:
+        bound = scalar(_other(after[0], out))
+        if bound is not None:
+            out, used, high = after[0].outputs[0], [node, after[0]], bound
+    yield (*_clip_name(low, high), out, used)
+
+
+def _other(node: ir.Node, x: ir.Value) -> ir.Value | None:
+    """Return the operand of a binary node that is not ``x``."""
+    if len(node.inputs) != 2:
+        return None
+    first, second = node.inputs
+    return second if first is x else first if second is x else None
+
+
+def _only(value: ir.Value, op: str) -> ir.Node | None:
+    after = readers(value)
+    return after[0] if len(after) == 1 and after[0].op_type == op else None
+
+
+def _products(x: ir.Value, node: ir.Node) -> Iterator[Found]:
+    """``x * g(x)``: SiLU, HardSwish, Mish."""
+    gate, used = node.outputs[0], [node]
+    if node.op_type == "Sigmoid":
+        name = "Silu"
+    elif node.op_type == "HardSigmoid":
+        name = "HardSwish"
+    elif node.op_type == "Mul" and (inner := _only(gate, "Sigmoid")) is not None:
+        # x * Sigmoid(k x): the quick GELU of some encoders
+        if scalar(_other(node, x)) is None:
+            return
+        gate, used, name = inner.outputs[0], [node, inner], "Silu"
+    elif node.op_type == "Softplus" and (inner := _only(gate, "Tanh")) is not None:
+        gate, used, name = inner.outputs[0], [node, inner], "Mish"
+    elif node.op_type == "Add" and scalar(_other(node, x)) == 3.0:
+        yield from _hard_swish(x, node)
+        return
+    else:
+        return
+    product = _only(gate, "Mul")
+    if product is not None and _other(product, gate) is x:
+        yield name, _default(name), product.outputs[0], [*used, product]
+
+
+def _hard_swish(x: ir.Value, node: ir.Node) -> Iterator[Found]:
+    """``x * clip(x + 3, 0, 6) / 6`` in either order of the last two."""
+    for name, _, clipped, used in _single(node.outputs[0], *readers(node.outputs[0])[:1]):
+        if name != "Relu6":
+            continue
+        for first in readers(clipped):
+            chain = [node, *used, first]
+            if first.op_type == "Mul" and _other(first, clipped) is x:
+                last = next(iter(readers(first.outputs[0])), None)
+                if last is not None and _is_sixth(last, first.outputs[0]):
+                    yield "HardSwish", _default("HardSwish"), last.outputs[0], [*chain, last]
+            elif _is_sixth(first, clipped):
+                last = _only(first.outputs[0], "Mul")
+                other = None if last is None else _other(last, first.outputs[0])
+                if last is not None and other is x:
+                    yield "HardSwish", _default("HardSwish"), last.outputs[0], [*chain, last]
+                elif other is None:
+                    yield "HardSigmoid", (0.0, 1.0), first.outputs[0], chain
+
+
+def _is_sixth(node: ir.Node, x: ir.Value) -> bool:
+    factor = scalar(_other(node, x))
+    if factor is None or (node.inputs[0] is not x and node.op_type == "Div"):
+        return False
+    wanted = {"Div": 6.0, "Mul": 1 / 6}.get(node.op_type)
+    return wanted is not None and abs(factor - wanted) < 1e-5
+
+
+def _gelu(x: ir.Value, node: ir.Node) -> Iterator[Found]:
+    """``0.5 x (1 + Erf(x / sqrt 2))`` and the Tanh approximation, products in any order."""
+    core = _erf_core(x, node)
+    if core is None:
+        core = _tanh_core(x)
+    if core is None:
+        return
+    used = core
+    plus = _only(used[-1].outputs[0], "Add")
+    if plus is None or scalar(_other(plus, used[-1].outputs[0])) != 1.0:
+        return
+    used = [*used, plus]
+    value, saw_x, saw_half = plus.outputs[0], False, False
+    halves = [n for n in readers(x) if n.op_type == "Mul" and scalar(_other(n, x)) == 0.5]
+    while not (saw_x and saw_half):
+        product = _only(value, "Mul")
+        if product is None:
+            return
+        other = _other(product, value)
+        if other is x:
+            saw_x = True
+        elif scalar(other) == 0.5:
+            saw_half = True
+        elif halves and other is halves[0].outputs[0]:
+            saw_x = saw_half = True
+            used = [*used, halves[0]]
+        else:
+            return
+        used, value = [*used, product], product.outputs[0]
+    yield "Gelu", _default("Gelu"), value, used
+
+
+def _erf_core(x: ir.Value, node: ir.Node) -> list[ir.Node] | None:
+    factor = scalar(_other(node, x))
+    if factor is None:
+        return None
+    scaled = {"Div": 2**0.5, "Mul": 2**-0.5}.get(node.op_type)
+    if scaled is None or abs(factor - scaled) > 1e-3:
+        return None
+    erf = _only(node.outputs[0], "Erf")
+    return None if erf is None else [node, erf]
+
+
+def _tanh_core(x: ir.Value) -> list[ir.Node] | None:
+    """``Tanh(sqrt(2/pi) (x + 0.044715 x^3))``: every path from ``x`` to the Tanh."""
+    inner: list[ir.Node] = []
+    frontier = [n for n in readers(x) if n.op_type in ("Pow", "Mul", "Add")]
+    tanh: ir.Node | None = None
+    constants: list[float] = []
+    for _ in range(6):
+        following = []
+        for node in frontier:
+            if node.op_type == "Tanh":
+                tanh = node
+            elif node.op_type in ("Pow", "Mul", "Add") and node not in inner:
+                inner.append(node)
+                constants += [c for v in node.inputs if (c := scalar(v)) is not None]
+                following += readers(node.outputs[0])
+        frontier = following
+        if tanh is not None:
+            break
+    if tanh is None or not any(abs(c - 0.044715) < 1e-4 for c in constants):
+        return None
+    before = _ancestors(tanh, x)
+    return [n for n in inner if id(n) in before] + [tanh]
+
+
+def _ancestors(node: ir.Node, stop: ir.Value) -> set[int]:
+    seen: set[int] = set()
+    stack = [node]
+    while stack:
+        for value in stack.pop().inputs:
+            producer = None if value is None or value is stop else value.producer()
+            if producer is not None and id(producer) not in seen:
+                seen.add(id(producer))
+                stack.append(producer)
+    return seen
+
+
+def _softplus(x: ir.Value, node: ir.Node) -> Iterator[Found]:
+    """``Where(x > threshold, x, Softplus(x))`` and ``Log(1 + Exp(x))``."""
+    if node.op_type == "Softplus":
+        where = _only(node.outputs[0], "Where")
+        if where is not None and where.inputs[1] is x:
+            test = where.inputs[0].producer() if where.inputs[0] is not None else None
+            if test is not None and test.op_type == "Greater" and test.inputs[0] is x:
+                used = [node, where, test]
+                yield "Softplus", _default("Softplus"), where.outputs[0], used
+    elif node.op_type == "Exp":
+        plus = _only(node.outputs[0], "Add")
+        if plus is not None and scalar(_other(plus, node.outputs[0])) == 1.0:
+            log = _only(plus.outputs[0], "Log")
+            if log is not None:
+                used = [node, plus, log]
+                yield "Softplus", _default("Softplus"), log.outputs[0], used

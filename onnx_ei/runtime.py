@@ -1,0 +1,106 @@
+"""A span as a function of arrays: fixed batches, one code path for every device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import BackendError
+from .noise import CHUNK
+from .sessions import parse_device
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from .span import Span
+
+__all__ = ["SpanRunner", "runner"]
+
+# Floats that one run may hold at its two ends: 16 MB, so that a chunk's batch stays near the cache.
+_FLOATS_A_RUN = 1 << 22
+
+
+class SpanRunner:
+    """A span on a device.
+
+    Attributes
+    ----------
+    span : Span
+        What it runs.
+    provider : str
+        The execution provider, as the session names it.
+    rows : int
+        Samples in every run. It depends on the span alone: a matrix product may sum in another
+        order for another number of rows, and results must not depend on batch sizes.
+    """
+
+    def __init__(self, span: Span, device: object = "cpu") -> None:
+        self.span = span
+        self._session = span.session(device)
+        self.provider = self._session.provider
+        width = span.n_inputs + span.n_outputs
+        self.rows = max(1, min(CHUNK, _FLOATS_A_RUN // width)) if span.batched else 1
+        self._output = str(span.model.graph.outputs[0].name)
+        dtype = span.model.graph.inputs[0].dtype
+        self._dtype = np.dtype(np.float32) if dtype is None else dtype.numpy()
+
+    def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run samples through the span.
+
+        Parameters
+        ----------
+        x : ndarray of float32, shape (n, n_inputs)
+            One sample a row.
+
+        Returns
+        -------
+        ndarray of float32, shape (n, n_outputs)
+            Each row depends on its own sample only.
+
+        Raises
+        ------
+        BackendError
+            If the runtime fails.
+        """
+        n = len(x)
+        out = np.empty((n, self.span.n_outputs), np.float32)
+        for start in range(0, n, self.rows):
+            part = x[start : start + self.rows]
+            count = len(part)
+            if count < self.rows:  # the runtime always sees the same batch
+                padded = np.zeros((self.rows, x.shape[1]), x.dtype)
+                padded[:count] = part
+                part = padded
+            out[start : start + count] = self._run(part)[:count]
+        return out
+
+    def _run(self, part: NDArray[np.float32]) -> NDArray[Any]:
+        span = self.span
+        feed = part.reshape(len(part), *span.in_shape).astype(self._dtype, copy=False)
+        result = self._session.run({"x": feed}, [self._output])[0]
+        if result.size != len(part) * span.n_outputs:
+            raise BackendError(
+                f"span {span.in_layer!r} -> {span.layer!r}: expected {span.n_outputs} outputs a "
+                f"sample, got shape {result.shape} for {len(part)} samples"
+            )
+        if span.function is not None:
+            result = span.function(result.astype(np.float32, copy=False))
+        return result.reshape(len(part), span.n_outputs)
+
+
+def runner(span: Span, device: object = "cpu") -> SpanRunner:
+    """Return a span as a function of arrays on a device; made once a span and device.
+
+    Raises
+    ------
+    BackendError
+        If CUDA is asked for and not to be had.
+    ValueError
+        If ``device`` is not a device.
+    """
+    key = ("runner", *parse_device(device))
+    made: SpanRunner | None = span.runners.get(key)
+    if made is None:
+        made = span.runners[key] = SpanRunner(span, device)
+    return made

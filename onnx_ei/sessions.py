@@ -1,0 +1,255 @@
+"""onnxruntime sessions: which wheel is there, which provider really runs, and one bound call.
+
+Every session is made here, the same way for every device: single-threaded on the CPU (the work is
+spread over chunks, not inside an operator, so that no sum depends on the number of threads), no
+spinning, TF32 off, the provider checked after creation, inputs and outputs bound.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .errors import BackendError, MissingDependencyError, ModelError
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+__all__ = ["Session", "installed_wheels", "onnxruntime_module", "parse_device"]
+
+WHEELS = ("onnxruntime", "onnxruntime-gpu")
+# Weights above this many bytes reach onnxruntime as they lie in memory (or in the mapped file)
+# instead of being copied into a serialised model, which protobuf limits to 2 GB.
+EMBED_LIMIT = 1 << 16
+
+
+def installed_wheels() -> dict[str, str]:
+    """Return the onnxruntime wheels that are installed, with their versions.
+
+    Returns
+    -------
+    dict
+        Distribution name to version; both names at once is a broken installation, since the two
+        wheels overwrite each other's files.
+    """
+    found = {}
+    for name in WHEELS:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def onnxruntime_module() -> ModuleType:
+    """Import onnxruntime, or say in one line what is wrong with the installation.
+
+    Raises
+    ------
+    MissingDependencyError
+        If neither wheel is installed, or both are.
+    """
+    wheels = installed_wheels()
+    if len(wheels) > 1:
+        both = " and ".join(f"{name} {version}" for name, version in wheels.items())
+        raise MissingDependencyError(
+            f"{both} are both installed and overwrite each other; keep one: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then "
+            'pip install "onnx-ei[cpu]" or "onnx-ei[gpu]"'
+        )
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"onnxruntime cannot be imported ({error}); "
+            'install it with: pip install "onnx-ei[cpu]" (or "onnx-ei[gpu]" for CUDA)'
+        ) from error
+    module: ModuleType = onnxruntime
+    return module
+
+
+def parse_device(device: object) -> tuple[str, int]:
+    """Turn ``'cpu'``, ``'cuda'``, ``'cuda:1'`` or a ``torch.device`` into a kind and an index.
+
+    Raises
+    ------
+    ValueError
+        If it is none of these.
+
+    Examples
+    --------
+    >>> parse_device("cuda:1")
+    ('cuda', 1)
+    """
+    text = str(device)
+    match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", text)
+    if match is None:
+        raise ValueError(
+            f"device must be 'cpu', 'cuda', 'cuda:N' or a torch.device, got {device!r}"
+        )
+    return match.group(1), int(match.group(2) or 0)
+
+
+class Session:
+    """One onnxruntime session on one device.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        What to run; its large weights are shared with the session, not copied into a file.
+    device : str or torch.device
+        ``'cpu'``, ``'cuda'`` or ``'cuda:N'``.
+
+    Attributes
+    ----------
+    provider : str
+        The execution provider that runs it, read back from the session.
+
+    Raises
+    ------
+    BackendError
+        If CUDA is asked for and not to be had, or onnxruntime refuses the model.
+    MissingDependencyError
+        If onnxruntime is missing, or installed twice.
+    """
+
+    def __init__(self, model: ir.Model, device: object = "cpu") -> None:
+        ort = onnxruntime_module()
+        kind, index = parse_device(device)
+        providers, wanted = _providers(ort, kind, index)
+        options = _options(ort)
+        data, self._weights = _serialise(ort, model)
+        if self._weights:
+            options.add_external_initializers(list(self._weights), list(self._weights.values()))
+        with warnings.catch_warnings():
+            # onnxruntime warns and goes on without a provider that it lacks; here that is an error
+            warnings.simplefilter("ignore", UserWarning)
+            try:
+                self._session = ort.InferenceSession(data, options, providers=providers)
+            except Exception as error:  # onnxruntime's exceptions share no base of their own
+                raise BackendError(
+                    f"onnxruntime refuses the model: {_first_line(error)}"
+                ) from error
+        self.provider = str(self._session.get_providers()[0])
+        if self.provider != wanted:
+            raise BackendError(
+                f"device {device!r} was asked for, but the session runs on {self.provider}; "
+                "check the driver and the CUDA libraries, or use device='cpu'"
+            )
+        self._device = (kind, index)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
+        """Run once, inputs and outputs bound to the device.
+
+        Parameters
+        ----------
+        feeds : mapping of str to ndarray
+            Every input by name, in the dtype that the model declares.
+        outputs : sequence of str
+            The outputs wanted, by name.
+
+        Returns
+        -------
+        list of ndarray
+            In the order of ``outputs``, on the host.
+
+        Raises
+        ------
+        BackendError
+            If onnxruntime fails; its own message is kept.
+        """
+        binding = self._session.io_binding()
+        try:
+            for name, array in feeds.items():
+                binding.bind_cpu_input(name, np.ascontiguousarray(array))
+            for name in outputs:
+                # the runtime allocates: output shapes may depend on the data
+                binding.bind_output(name, *self._device)
+            self._session.run_with_iobinding(binding)
+            return list(binding.copy_outputs_to_cpu())
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n", maxsplit=1)[0][:500]
+
+
+def _providers(ort: ModuleType, kind: str, index: int) -> tuple[list[Any], str]:
+    if kind == "cpu":
+        return ["CPUExecutionProvider"], "CPUExecutionProvider"
+    wanted = "CUDAExecutionProvider"
+    if wanted not in ort.get_available_providers():
+        wheels = ", ".join(f"{n} {v}" for n, v in installed_wheels().items())
+        raise BackendError(
+            f"CUDA was asked for, but {wheels or 'onnxruntime'} as installed has no CUDA provider; "
+            'install "onnx-ei[gpu]" in place of "onnx-ei[cpu]", or use device=\'cpu\''
+        )
+    if hasattr(ort, "preload_dlls"):
+        ort.preload_dlls()
+    settings = {
+        "device_id": str(index),
+        "use_tf32": "0",  # on by default since Ampere; 10 bits of mantissa move values across bins
+        "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search makes two runs differ
+    }
+    return [(wanted, settings), "CPUExecutionProvider"], wanted
+
+
+def _options(ort: ModuleType) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    return options
+
+
+def _serialise(ort: ModuleType, model: ir.Model) -> tuple[bytes, dict[str, Any]]:
+    """Serialise all but the large weights; those go to the session as they lie in memory."""
+    import onnx_ir as ir_module
+    from onnx import TensorProto
+
+    large: dict[str, ir.TensorProtocol] = {}
+    for name, value in model.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None:
+            raise ModelError(f"initializer {name!r} holds no data")
+        # 4-bit tensors are unpacked by numpy and strings are not one buffer: both stay in the file
+        if (
+            tensor.nbytes > EMBED_LIMIT
+            and not tensor.dtype.is_string()
+            and tensor.dtype.bitwidth >= 8
+        ):
+            large[name] = tensor
+    stub = np.zeros(0, np.uint8)
+    try:
+        for name in large:
+            model.graph.initializers[name].const_value = ir_module.Tensor(
+                stub, dtype=ir_module.DataType.UINT8, shape=ir_module.Shape([0]), name=name
+            )
+        proto = ir_module.to_proto(model)
+    finally:
+        for name, tensor in large.items():
+            model.graph.initializers[name].const_value = tensor
+    weights = {}
+    for entry in proto.graph.initializer:
+        if entry.name in large:
+            name, tensor = entry.name, large[entry.name]
+            entry.Clear()
+            entry.name, entry.data_type = name, int(tensor.dtype)
+            entry.dims.extend(int(d) for d in tensor.shape.numpy())
+            entry.data_location = TensorProto.EXTERNAL
+            location = entry.external_data.add()
+            location.key, location.value = "location", "memory"
+    for name, tensor in large.items():
+        array = np.ascontiguousarray(tensor.numpy())
+        weights[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(tensor.dtype))
+    return proto.SerializeToString(), weights

@@ -1,0 +1,326 @@
+"""Two layers -> the function between them: a bounded, batch-free sub-model of one input.
+
+A span runs from the tensor that enters ``in_layer`` to the activated output of ``layer``. What it
+takes in beside its input and fixed weights has to be given as a background. By default it is cut
+down to one output position and the inputs that reach it (``positions="one"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+import numpy as np
+
+from .activations import NO_RANGE, Override, resolve_activation
+from .errors import BackendError, ModelError, UnboundedSpanError, UnsupportedModelError, closest
+from .sessions import Session, parse_device
+from .submodel import Cut, NotLocalError, build, nodes_between, position_window
+from .topology import Key, Layer, layer_of, model_of
+from .windows import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import onnx_ir as ir
+    from numpy.typing import NDArray
+
+__all__ = ["Span", "span_of"]
+
+#: A batch has to give what single runs give, to this share of the largest output.
+BATCH_TOLERANCE = 1e-5
+_CHECKED_BATCH = 4
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Span:
+    r"""The function between two layers.
+
+    Attributes
+    ----------
+    layer, in_layer : str
+        Its ends.
+    model : onnx_ir.Model
+        The sub-model: input ``x`` of shape (batch, \\*in_shape), one output.
+    in_window, out_window : tuple
+        For each axis of the whole tensors, batch included, the part that is measured: None for all
+        of it, (low, high) for a run of indices. They count from the model's own border; a low
+        below 0 says that the receptive field reaches past it.
+    in_shape, out_shape : tuple of int
+        Shapes of the units at either end, without the batch.
+    in_range, out_range : tuple of float
+        Default bin ranges: those of the activations at either end.
+    batched : bool
+        Whether a batch gives what single runs give; else samples are run one at a time.
+    positions : str
+        ``"one"`` or ``"all"``.
+    function : callable or None
+        An activation that is not part of the model: called on its output.
+    """
+
+    layer: str
+    in_layer: str
+    model: ir.Model
+    in_window: Window
+    out_window: Window
+    in_shape: tuple[int, ...]
+    out_shape: tuple[int, ...]
+    in_range: tuple[float, float]
+    out_range: tuple[float, float]
+    batched: bool
+    positions: str
+    function: Callable[[NDArray[Any]], NDArray[Any]] | None
+    sessions: dict[tuple[str, int], Session] = field(repr=False)
+    runners: dict[object, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of units that enter."""
+        return prod(self.in_shape)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of units that leave."""
+        return prod(self.out_shape)
+
+    def session(self, device: object = "cpu") -> Session:
+        """Return the session on a device, made once."""
+        key = parse_device(device)
+        if key not in self.sessions:
+            self.sessions[key] = Session(self.model, device)
+        return self.sessions[key]
+
+
+def span_of(
+    topology: nx.DiGraph[Any],
+    layer: Key,
+    *,
+    in_layer: Key | None = None,
+    activation: object = None,
+    positions: str = "one",
+    background: str | Mapping[str, Any] | None = None,
+) -> Span:
+    """Cut the function between two layers out of the model.
+
+    Parameters
+    ----------
+    topology : networkx.DiGraph
+        From :func:`onnx_ei.topology_of`.
+    layer : str
+        The layer whose activated output ends the span.
+    in_layer : str, optional
+        The layer whose input begins it; ``layer`` itself by default.
+    activation : str, torch.nn.Module or callable, optional
+        Takes the place of the layer's own activation.
+    positions : {"one", "all"}
+        One output position with the inputs that reach it, or whole tensors.
+    background : {"reference", "zeros"} or mapping of str to array, optional
+        What the other tensors are that the span needs, by tensor name.
+
+    Returns
+    -------
+    Span
+        Kept in the topology: the same call returns the same span.
+
+    Raises
+    ------
+    UnknownLayerError
+        If a layer is not in the topology.
+    ValueError
+        If ``layer`` does not come after ``in_layer``, or an option is not one of those allowed.
+    UnboundedSpanError
+        If the span needs other tensors and ``background`` does not say what they are.
+    UnsupportedModelError
+        If this part of the model cannot be measured.
+    ModelError
+        If its weights hold NaN.
+    """
+    end = layer_of(topology, layer)
+    start = end if in_layer is None else layer_of(topology, in_layer)
+    _check_ends(topology, start, end)
+    if positions not in ("one", "all"):
+        raise ValueError(f"positions must be 'one' or 'all', got {positions!r}")
+    override = None if activation is None else resolve_activation(activation)
+    key = (
+        "span", start.key, end.key, positions,
+        None if override is None else (override.key,),
+        background if background is None or isinstance(background, str) else id(background),
+    )  # fmt: skip
+    cache = model_of(topology).cache
+    if key not in cache:
+        # the background is kept beside the span, so that its id stays its own
+        cache[key] = _make(topology, start, end, override, positions, background), background
+    span: Span = cache[key][0]
+    return span
+
+
+def _check_ends(topology: nx.DiGraph[Any], start: Layer, end: Layer) -> None:
+    if start is not end and end.key not in nx.descendants(topology, start.key):
+        after = sorted(str(k) for k in nx.descendants(topology, start.key))
+        raise ValueError(
+            f"layer {end.key!r} does not come after in_layer {start.key!r}; "
+            f"what does: {', '.join(map(repr, after[:8])) or 'nothing'}"
+        )
+    for layer in (start, end):
+        if layer.op.reason is not None:
+            raise UnsupportedModelError(
+                f"layer {layer.key!r} ({layer.node.op_type}) cannot be measured: {layer.op.reason}"
+            )
+
+
+def _make(
+    topology: nx.DiGraph[Any],
+    start: Layer,
+    end: Layer,
+    override: Override | None,
+    positions: str,
+    background: str | Mapping[str, Any] | None,
+) -> Span:
+    model = model_of(topology)
+    target = end.leaving if override is None else end.raw
+    nodes, sides = nodes_between(start.entering, target)
+    cut = Cut(
+        source=start.entering,
+        target=target,
+        nodes=nodes,
+        sides=_background(topology, start, end, sides, background),
+        opsets=dict(model.ir.opset_imports),
+        activation=None if override is None else override.activation,
+        example_given=model.example is not None,
+    )
+    sub, in_window, out_window = _build(cut, end, positions)
+    _refuse_nan(sub, end)
+    in_range = NO_RANGE if start.before is None else start.before.range
+    session = Session(sub, "cpu")
+    in_shape = _units(sub)
+    batched, out_shape = _probe(session, sub, in_shape, in_range)
+    return Span(
+        layer=end.key,
+        in_layer=start.key,
+        model=sub,
+        in_window=in_window,
+        out_window=out_window,
+        in_shape=in_shape,
+        out_shape=out_shape,
+        in_range=in_range,
+        out_range=_out_range(end, override),
+        batched=batched,
+        positions=positions,
+        function=None if override is None else override.function,
+        sessions={("cpu", 0): session},
+    )
+
+
+def _units(sub: ir.Model) -> tuple[int, ...]:
+    return tuple(int(d) for d in list(sub.graph.inputs[0].shape or ())[1:] if isinstance(d, int))
+
+
+def _out_range(end: Layer, override: Override | None) -> tuple[float, float]:
+    if override is not None:
+        return override.range or NO_RANGE
+    return NO_RANGE if end.after is None else end.after.range
+
+
+def _build(cut: Cut, end: Layer, positions: str) -> tuple[ir.Model, Window, Window]:
+    window = None if positions == "all" else position_window(cut, end)
+    try:
+        return build(cut, window, local=True)
+    except NotLocalError:
+        # what one position needs is not a window of every tensor: compute whole tensors and keep
+        # the one position of the result
+        return build(cut, window, local=False)
+
+
+def _background(
+    topology: nx.DiGraph[Any],
+    start: Layer,
+    end: Layer,
+    sides: list[ir.Value],
+    background: str | Mapping[str, Any] | None,
+) -> dict[str, NDArray[Any]]:
+    if isinstance(background, str) and background not in ("reference", "zeros"):
+        raise ValueError(
+            "background must be 'reference', 'zeros' or a dict of arrays by tensor name, "
+            f"got {background!r}"
+        )
+    names = [str(v.name) for v in sides]
+    if isinstance(background, Mapping):
+        unknown = [n for n in background if n not in names]
+        if unknown:
+            raise ValueError(
+                f"background names {unknown[0]!r}, which the span does not need; "
+                f"{closest(str(unknown[0]), names)}"
+            )
+    if not names:
+        return {}
+    if background is None:
+        raise UnboundedSpanError(
+            f"the span from {start.key!r} to {end.key!r} also needs "
+            f"{', '.join(map(repr, sorted(names)))}; say what they are with "
+            "background='reference' (their values on the example input), 'zeros', "
+            "or a dict of arrays"
+        )
+    if isinstance(background, Mapping):
+        missing = sorted(n for n in names if n not in background)
+        if missing:
+            raise UnboundedSpanError(
+                f"background lacks {', '.join(map(repr, missing))}, which the span needs"
+            )
+        return {n: np.asarray(background[n]) for n in names}
+    if background == "reference":
+        return model_of(topology).tensors(names)
+    return {str(v.name): _zeros(v) for v in sides}
+
+
+def _zeros(value: ir.Value) -> NDArray[Any]:
+    dims = [d if isinstance(d, int) else None for d in value.shape or [None]]
+    if None in dims:
+        raise UnsupportedModelError(
+            f"the shape of tensor {value.name!r} is open; pass input= to topology_of"
+        )
+    dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
+    return np.zeros([d for d in dims if d is not None], dtype)
+
+
+def _refuse_nan(sub: ir.Model, end: Layer) -> None:
+    for name, value in sub.graph.initializers.items():
+        tensor = value.const_value
+        if tensor is None or not tensor.dtype.is_floating_point():
+            continue
+        # through float32: bfloat16 and float8 have no isnan of their own
+        if np.isnan(tensor.numpy().astype(np.float32, copy=False)).any():
+            raise ModelError(
+                f"layer {end.key!r}: weight {name!r} holds NaN; the model is broken there "
+                "(a diverged training run?), and no measure of it means anything"
+            )
+
+
+def _probe(
+    session: Session, sub: ir.Model, in_shape: tuple[int, ...], in_range: tuple[float, float]
+) -> tuple[bool, tuple[int, ...]]:
+    """Run noise in a batch and one by one: the same results, or no batches."""
+    rng = np.random.default_rng(0)
+    noise = rng.uniform(*in_range, size=(_CHECKED_BATCH, *in_shape))
+    value, output = sub.graph.inputs[0], str(sub.graph.outputs[0].name)
+    dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
+    noise = noise.astype(dtype)
+    singles = [session.run({"x": noise[i : i + 1]}, [output])[0] for i in range(_CHECKED_BATCH)]
+    shape = tuple(singles[0].shape)
+    if not shape or shape[0] != 1:
+        return False, shape
+    single = np.concatenate(singles).astype(np.float64)
+    try:
+        batch = session.run({"x": noise}, [output])[0].astype(np.float64)
+    except BackendError:
+        return False, shape[1:]
+    if batch.shape != single.shape:
+        return False, shape[1:]
+    # half precision cannot keep 1e-5: four units in its last place
+    narrow = np.finfo(dtype).eps if np.issubdtype(dtype, np.floating) else 0.0
+    tolerance = max(BATCH_TOLERANCE, 4 * float(narrow))
+    scale = float(np.nanmax(np.abs(single), initial=0.0))
+    same = np.allclose(batch, single, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
+    return bool(same), shape[1:]

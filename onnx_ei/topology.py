@@ -1,0 +1,361 @@
+"""A model's layers and how they are connected: the graph that every measure starts from."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+
+from .errors import ModelError, UnknownLayerError, closest
+from .loading import Model, load_model
+from .operators import KEEPING, LayerOp, is_affine, layer_op
+from .patterns import Match, match_activation, producing_activation, readers
+from .windows import dims_of
+
+if TYPE_CHECKING:
+    import onnx
+    import onnx_ir as ir
+
+__all__ = ["Layer", "layer_of", "model_of", "topology_of"]
+
+#: What a caller may name a layer by: its key (from ONNX), or the module itself (from PyTorch).
+Key = Any
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Layer:
+    """A layer's place in the graph.
+
+    Attributes
+    ----------
+    key : str
+        Its node key in the topology.
+    op : LayerOp
+        What its operator is.
+    node : onnx_ir.Node
+        The operator itself.
+    entering : onnx_ir.Value
+        The tensor that enters it.
+    raw : onnx_ir.Value
+        Its pre-activation: after bias and batch-norm.
+    leaving : onnx_ir.Value
+        Its activated output; the pre-activation where no activation follows.
+    before, after : Match or None
+        The activations found on the input and the output side.
+    """
+
+    key: str
+    op: LayerOp
+    node: ir.Node
+    entering: ir.Value
+    raw: ir.Value
+    leaving: ir.Value
+    before: Match | None
+    after: Match | None
+
+
+def topology_of(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto, input: object = None
+) -> nx.DiGraph[Any]:
+    """Build the graph of a model's layers.
+
+    Parameters
+    ----------
+    model : path, bytes or onnx.ModelProto
+        The model. Export a ``torch.nn.Module`` first with
+        :func:`onnx_ei.exporters.export_torch`.
+    input : array, tuple of arrays, or dict of str to array, optional
+        An example input (arrays or tensors). Needed where the file leaves dimensions open other
+        than the batch, and for ``background="reference"``.
+
+    Returns
+    -------
+    networkx.DiGraph
+        A node for each layer, in graph order; an edge u -> v for a path from u's output to v's
+        input that passes no other layer. Skip connections make a DAG. Each node is keyed by a
+        string and carries::
+
+            {
+                "input":  {"activation": str | None, "shape": tuple, "range": tuple, "tensor": str},
+                "output": {"activation": str | None, "shape": tuple, "range": tuple, "tensor": str},
+                "op_type": str, "kind": str, "name": str, "reason": str | None,
+            }
+
+        Shapes are the whole tensors', batch first, with None for a dimension that stays open;
+        ``range`` is the default bin range of that end; ``reason`` says why a layer cannot be
+        measured. ``topology.graph["notes"]`` lists what the analysis could not look into.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be read, or the example does not fit it.
+    TypeError
+        If ``model`` is none of the allowed kinds.
+
+    Notes
+    -----
+    A layer is an operator that mixes its inputs by fixed weights or by pooling. Its activation is
+    looked for through glue that keeps values and, on the output side, through bias and folded
+    batch-norm. Where something else (a skip connection, a gate) reads the pre-activation too, the
+    layer ends there and has no activation.
+
+    Keys are the module path where the exporter left one, else the weight's or the node's name,
+    else the output's; equal ones are told apart by ``#2``, ``#3`` in graph order.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is not None and isinstance(model, torch.nn.Module):
+        raise TypeError(
+            "a torch.nn.Module has to be exported first: "
+            "onnx_ei.exporters.export_torch(model, input, 'model.onnx'), "
+            "then topology_of('model.onnx')"
+        )
+    loaded = load_model(model, input)
+    varies = _variation(loaded.ir)
+    found = [(node, op) for node in loaded.ir.graph if (op := layer_op(node, varies)) is not None]
+    keys = _keys([node for node, _ in found], [op for _, op in found])
+    layers = {
+        key: _layer(key, node, op, varies) for key, (node, op) in zip(keys, found, strict=True)
+    }
+    graph: nx.DiGraph[Any] = nx.DiGraph()
+    for key, layer in layers.items():
+        graph.add_node(key, **_attributes(layer))
+    graph.add_edges_from(_edges(loaded.ir, layers))
+    graph.graph.update(model=loaded, layers=layers, notes=list(_notes(loaded.ir, varies)))
+    return graph
+
+
+def model_of(topology: nx.DiGraph[Any]) -> Model:
+    """Return the loaded model behind a topology.
+
+    Raises
+    ------
+    TypeError
+        If the graph does not come from :func:`topology_of`.
+    """
+    model = topology.graph.get("model") if isinstance(topology, nx.DiGraph) else None
+    if not isinstance(model, Model):
+        raise TypeError(f"topology must be what topology_of returns, got {type(topology).__name__}")
+    return model
+
+
+def layer_of(topology: nx.DiGraph[Any], key: Key) -> Layer:
+    """Return a layer by its key.
+
+    Raises
+    ------
+    UnknownLayerError
+        If the topology has no such layer; the closest keys are named.
+    """
+    model_of(topology)
+    layers: dict[Any, Layer] = topology.graph["layers"]
+    if key not in layers:
+        raise UnknownLayerError(f"no layer {key!r} in the topology; {closest(str(key), layers)}")
+    return layers[key]
+
+
+def _variation(model: ir.Model) -> Callable[[ir.Value | None], bool]:
+    """Return the test of whether a value depends on the model's input."""
+    varying = {id(v) for v in model.graph.inputs}
+    for node in model.graph:
+        if node.op_type in ("Shape", "Size"):
+            continue
+        if any(id(v) in varying for v in _all_inputs(node)):
+            varying.update(id(v) for v in node.outputs)
+
+    def varies(value: ir.Value | None) -> bool:
+        return value is not None and id(value) in varying
+
+    return varies
+
+
+def _all_inputs(node: ir.Node) -> Iterator[ir.Value]:
+    """Yield a node's inputs, and what its branches capture from outside."""
+    yield from (v for v in node.inputs if v is not None)
+    for attribute in node.attributes.values():
+        graphs = (
+            [attribute.value] if attribute.type.name == "GRAPH"
+            else attribute.value if attribute.type.name == "GRAPHS" else []
+        )  # fmt: skip
+        for graph in graphs:
+            for inner in graph:
+                yield from _all_inputs(inner)
+
+
+def _layer(
+    key: str, node: ir.Node, op: LayerOp, varies: Callable[[ir.Value | None], bool]
+) -> Layer:
+    entering = node.inputs[op.data]
+    if entering is None:
+        raise ModelError(f"layer {key!r} ({node.op_type}) lacks its input")
+    raw, after = _output_side(node.outputs[0], varies)
+    if op.reason is None and entering.dtype is not None and not entering.dtype.is_floating_point():
+        op = replace(op, reason=f"its input is of type {entering.dtype}, not of real numbers")
+    return Layer(
+        key=key,
+        op=op,
+        node=node,
+        entering=entering,
+        raw=raw,
+        leaving=raw if after is None else after.output,
+        before=_input_side(entering),
+        after=after,
+    )
+
+
+def _output_side(
+    value: ir.Value, varies: Callable[[ir.Value | None], bool]
+) -> tuple[ir.Value, Match | None]:
+    """Follow a layer's output through glue, bias and batch-norm to its activation."""
+    raw = value
+    while True:
+        match = match_activation(value)
+        if match is not None:
+            return value, match
+        after = readers(value)
+        if len(after) != 1:
+            return raw, None
+        node = after[0]
+        if is_affine(node, value, varies):
+            value = raw = node.outputs[0]
+        elif node.op_type in KEEPING and node.inputs[0] is value:
+            value = node.outputs[0]
+        else:
+            return raw, None
+
+
+def _input_side(value: ir.Value) -> Match | None:
+    """Follow a layer's input back through glue that keeps values to an activation."""
+    while True:
+        match = producing_activation(value)
+        if match is not None:
+            return match
+        node = value.producer()
+        if node is None or node.op_type not in KEEPING or node.inputs[0] is None:
+            return None
+        value = node.inputs[0]
+
+
+def _attributes(layer: Layer) -> dict[str, Any]:
+    from .activations import NO_RANGE
+
+    def end(value: ir.Value, shaped: ir.Value, match: Match | None) -> dict[str, Any]:
+        return {
+            "activation": None if match is None else match.name,
+            "shape": dims_of(shaped) or (),
+            "range": NO_RANGE if match is None else match.range,
+            "tensor": str(value.name),
+        }
+
+    return {
+        "input": end(layer.entering, layer.entering, layer.before),
+        "output": end(layer.leaving, layer.node.outputs[0], layer.after),
+        "op_type": layer.node.op_type,
+        "kind": layer.op.kind,
+        "name": layer.node.name or "",
+        "reason": layer.op.reason,
+    }
+
+
+def _edges(model: ir.Model, layers: dict[str, Layer]) -> Iterator[tuple[str, str]]:
+    """Carry along every tensor the set of layers whose output reaches it past no other layer."""
+    by_node = {id(layer.node): key for key, layer in layers.items()}
+    reached: dict[int, frozenset[str]] = {}
+    for node in model.graph:
+        sources: frozenset[str] = frozenset()
+        if node.op_type not in ("Shape", "Size"):
+            sources = sources.union(*(reached.get(id(v), ()) for v in _all_inputs(node)))
+        key = by_node.get(id(node))
+        if key is not None:
+            yield from ((source, key) for source in sorted(sources))
+            sources = frozenset({key})
+        for value in node.outputs:
+            reached[id(value)] = sources
+
+
+def _notes(model: ir.Model, varies: Callable[[ir.Value | None], bool]) -> Iterator[str]:
+    """Say which layers stand where this analysis does not look: inside control flow."""
+    for node in model.graph:
+        hidden = sum(1 for inner in _inner_nodes(node) if layer_op(inner, lambda v: True) or
+                     inner.op_type in ("MatMul", "Gemm", "Conv"))  # fmt: skip
+        if hidden:
+            yield (
+                f"{node.op_type} node {node.name or node.outputs[0].name!r} holds {hidden} "
+                "operators that would be layers; control flow is not looked into"
+            )
+
+
+def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
+    for attribute in node.attributes.values():
+        if attribute.type.name == "GRAPH":
+            for inner in attribute.value:
+                yield inner
+                yield from _inner_nodes(inner)
+
+
+# --- keys ------------------------------------------------------------------------------------
+
+
+def _keys(nodes: list[ir.Node], ops: list[LayerOp]) -> list[str]:
+    """Give each layer a unique, stable key."""
+    weights = [_weight_name(n, op) for n, op in zip(nodes, ops, strict=True)]
+    shared = {w for w in weights if w is not None and weights.count(w) > 1}
+    names = []
+    for node, weight in zip(nodes, weights, strict=True):
+        unshared = None if weight in shared else weight
+        names.append(_module_path(node, unshared) or _plain_name(node, unshared))
+    seen: dict[str, int] = {}
+    keys = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        keys.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
+    return keys
+
+
+def _weight_name(node: ir.Node, op: LayerOp) -> str | None:
+    """Return the name of the initializer behind a layer's weight input."""
+    value = None if op.weight is None else node.inputs[op.weight]
+    while value is not None:
+        if value.const_value is not None:
+            return value.name
+        producer = value.producer()
+        if producer is None or not producer.inputs:
+            return None
+        value = producer.inputs[0]
+    return None
+
+
+_WEIGHT_SUFFIXES = (".weight", ".kernel", ".weight_orig", ".weight_quantized")
+_MODULE_PATH = re.compile(r"^[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*$")
+
+
+def _module_path(node: ir.Node, weight: str | None) -> str | None:
+    """Return the module path that an exporter left, by its weight, its scope or its name."""
+    for suffix in _WEIGHT_SUFFIXES:
+        if weight is not None and weight.endswith(suffix) and _MODULE_PATH.match(weight):
+            return weight.removesuffix(suffix)
+    scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes")
+    if scopes:
+        # the last scope is the operator's own, the one before it the module's
+        parts = [str(s) for s in re.findall(r"'([^']*)'", scopes)][:-1]
+        if parts and parts[-1] and _MODULE_PATH.match(parts[-1]):
+            return parts[-1]
+    name = node.name or ""
+    if name.startswith("/") and name.count("/") >= 2:
+        return ".".join(name.strip("/").split("/")[:-1])
+    return None
+
+
+# Names that exporters count up for tensors of their own: they say nothing, and shift between runs.
+_COUNTED = re.compile(r"^(val_?\d*|onnx::.*|\d+|const.*_\d+|.*__\d+)$", re.IGNORECASE)
+
+
+def _plain_name(node: ir.Node, weight: str | None) -> str:
+    for candidate in (weight, node.name, node.outputs[0].name):
+        if candidate and not _COUNTED.match(candidate):
+            return candidate
+    return str(weight or node.name or node.outputs[0].name)
