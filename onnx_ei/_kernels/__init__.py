@@ -1,0 +1,1 @@
+"""Loops that numba compiles: arrays in, the caller's ``out`` filled, nothing else."""

@@ -1,0 +1,42 @@
+"""The one place that touches numba's decorators, so that everything around it can be typed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
+
+from numba import njit, prange
+from numpy.typing import NDArray
+
+__all__ = ["Array", "kernel", "prange"]
+
+Array = NDArray[Any]
+"""An array whose dtype the kernel's docstring states."""
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+def kernel(*, parallel: bool = False) -> Callable[[_F], _F]:
+    """Compile a function with the options that all kernels share.
+
+    Parameters
+    ----------
+    parallel : bool
+        Let ``prange`` spread its tasks over numba's threads.
+
+    Returns
+    -------
+    callable
+        A decorator that keeps the function's type.
+    """
+    # NumPy's error model: the check for a zero divisor would keep loops from being vectorised.
+    options: dict[str, Any] = {"nogil": True, "parallel": parallel, "error_model": "numpy"}
+
+    def decorate(function: _F) -> _F:
+        try:
+            return cast(_F, njit(cache=True, **options)(function))
+        except RuntimeError:
+            # A read-only install without a writable home has nowhere to keep compiled code.
+            return cast(_F, njit(**options)(function))
+
+    return decorate

@@ -1,0 +1,116 @@
+"""Interventions: seeded chunks of independent uniform noise.
+
+Noise is drawn in chunks of a fixed number of samples, each from its own seed, so that a result
+depends on the seed and the number of samples and never on how the work was cut up.
+"""
+
+from __future__ import annotations
+
+import operator
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["CHUNK", "uniform_chunk"]
+
+CHUNK = 1024
+"""Samples in a chunk. Fixed for ever: it is part of the definition of a result."""
+
+
+def uniform_chunk(
+    seed: int,
+    chunk: int,
+    n_units: int,
+    lower: float,
+    upper: float,
+    *,
+    stream: int = 0,
+) -> NDArray[np.float32]:
+    r"""Draw one chunk of independent noise, uniform on a closed range.
+
+    Parameters
+    ----------
+    seed : int
+        The user's seed, at least 0.
+    chunk : int
+        Index of the chunk, at least 0. Sample ``s`` of a run lies in chunk ``s // CHUNK``.
+    n_units : int
+        Number of units (columns), at least 1.
+    lower, upper : float
+        Ends of the range, finite, ``lower < upper``.
+    stream : int
+        Which of the independent streams of the seed: 0 drives all units at once, 1 drives one
+        unit at a time (column ``a`` is for unit ``a``).
+
+    Returns
+    -------
+    ndarray of float32, shape (CHUNK, n_units)
+        Sample-major and C-contiguous, in the units of the range. Always the whole chunk: who
+        needs fewer samples cuts the last one.
+
+    Raises
+    ------
+    TypeError
+        If ``seed``, ``chunk``, ``n_units`` or ``stream`` is not an integer.
+    ValueError
+        If one of them is too small, or the range is not finite, is empty, or is so narrow that
+        float32 cannot tell its ends apart.
+
+    Notes
+    -----
+    The values are :math:`l + (u - l)\,k / 2^{24}` for uniform integers
+    :math:`0 \le k < 2^{24}`, computed in float32 and clipped to the outermost float32 values
+    inside the range, so that no rounding leaves it. The bits come from NumPy's SFC64, seeded by
+    ``SeedSequence((seed, chunk, stream))``.
+
+    A column's noise depends on ``n_units`` too: a chunk is one draw of the whole matrix.
+
+    Examples
+    --------
+    >>> x = uniform_chunk(0, 3, 2, -1.0, 1.0)
+    >>> x.shape, str(x.dtype)
+    ((1024, 2), 'float32')
+    >>> bool((abs(x) <= 1).all())
+    True
+    """
+    seed = _integer("seed", seed, 0)
+    chunk = _integer("chunk", chunk, 0)
+    n_units = _integer("n_units", n_units, 1)
+    stream = _integer("stream", stream, 0)
+    low, high = _inward_float32(lower, upper)
+    bits = np.random.SFC64(np.random.SeedSequence((seed, chunk, stream)))
+    noise = np.random.Generator(bits).random((CHUNK, n_units), dtype=np.float32)
+    noise *= high - low
+    noise += low
+    return np.clip(noise, low, high, out=noise)
+
+
+def _integer(name: str, value: int, minimum: int) -> int:
+    """Return ``value`` as a Python int, or say what is wrong with it."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name} must be an integer, got {value!r}") from None
+    if number < minimum:
+        raise ValueError(f"{name} must be at least {minimum}, got {number}")
+    return number
+
+
+def _inward_float32(lower: float, upper: float) -> tuple[np.float32, np.float32]:
+    """Return the outermost float32 values inside a range."""
+    if not (np.isfinite(lower) and np.isfinite(upper) and lower < upper):
+        raise ValueError(f"the range must be finite with lower < upper, got ({lower}, {upper})")
+    with np.errstate(over="ignore"):
+        low, high = np.float32(lower), np.float32(upper)
+        representable = bool(np.isfinite(low) and np.isfinite(high) and np.isfinite(high - low))
+    # NumPy would compare a float32 with a Python float in float32, where they are equal.
+    if float(low) < lower:
+        low = np.nextafter(low, np.float32(np.inf))
+    if float(high) > upper:
+        high = np.nextafter(high, np.float32(-np.inf))
+    if not (representable and low < high):
+        raise ValueError(
+            f"the range ({lower}, {upper}) cannot be drawn in float32: "
+            "its ends must differ, and its width be finite, after rounding"
+        )
+    return low, high

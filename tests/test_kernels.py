@@ -1,0 +1,318 @@
+"""Every kernel against its slow twin in ``naive.py``."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Callable
+from typing import Any
+
+import naive
+import numba
+import numpy as np
+import pytest
+
+from onnx_ei import _kernels
+from onnx_ei._kernels import _jit, binning, pairwise, vector
+from onnx_ei._kernels._jit import Array
+from onnx_ei.estimators import estimator_table, log2_table
+from onnx_ei.histogram import _layout
+
+Kernel = Callable[..., None]
+
+
+def kernels() -> dict[str, Kernel]:
+    """Return every compiled function of the kernel modules, by name."""
+    found: dict[str, Kernel] = {}
+    for info in pkgutil.iter_modules(_kernels.__path__):
+        if info.name != "_jit":
+            module = importlib.import_module(f"onnx_ei._kernels.{info.name}")
+            for name, value in vars(module).items():
+                python = getattr(value, "py_func", value)
+                if inspect.isfunction(python) and python.__module__ == module.__name__:
+                    found[name] = python
+    return found
+
+
+KERNELS = kernels()
+
+
+def run_both(kernel: Kernel, twin: Kernel, *arguments: Any) -> list[tuple[Array, Array]]:
+    """Run a kernel and its twin on copies of the same arguments; return the arrays in pairs."""
+    copies = [[a.copy() if isinstance(a, np.ndarray) else a for a in arguments] for _ in "12"]
+    with np.errstate(over="ignore"):
+        kernel(*copies[0])
+    twin(*copies[1])
+    return [(k, t) for k, t in zip(*copies, strict=True) if isinstance(k, np.ndarray)]
+
+
+def assert_same(kernel: Kernel, twin: Kernel, *arguments: Any) -> None:
+    for got, expected in run_both(kernel, twin, *arguments):
+        if got.dtype.kind == "f":
+            np.testing.assert_allclose(got, expected, rtol=1e-11, atol=1e-11)
+        else:
+            np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("name", sorted(KERNELS))
+def test_every_kernel_has_a_twin_with_the_same_arguments(name: str) -> None:
+    assert name.startswith("_")
+    parameters = inspect.signature(KERNELS[name]).parameters
+    assert list(parameters) == list(inspect.signature(getattr(naive, name[1:])).parameters)
+    assert len(parameters) <= 8
+    assert KERNELS[name].__doc__
+
+
+@pytest.mark.jit
+def test_kernels_are_compiled_and_release_the_lock() -> None:
+    for function in (binning._bin_values, pairwise._pairwise, vector._pack_keys):
+        assert isinstance(function, numba.core.dispatcher.Dispatcher)
+        assert function.targetoptions["nogil"]
+
+
+def test_kernels_compile_where_nothing_can_be_cached(monkeypatch: pytest.MonkeyPatch) -> None:
+    tried = []
+
+    def njit(*, cache: bool = False, **options: Any) -> Callable[[Kernel], Kernel]:
+        tried.append(cache)
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return lambda function: function
+
+    monkeypatch.setattr(_jit, "njit", njit)
+    assert _jit.kernel()(naive.count_pair) is naive.count_pair
+    assert tried == [True, False]
+
+
+class TestBinning:
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    @pytest.mark.parametrize("n", [0, 1, 63, 64, 200])
+    def test_values(self, n: int, dtype: Any) -> None:
+        rng = np.random.default_rng(n)
+        x = rng.uniform(-1.5, 1.5, (n, 3)).astype(dtype)
+        special = [np.nan, np.inf, -np.inf, -1.0, 1.0, 0.0, 0.5, np.nextafter(-1.0, -2.0)]
+        x.ravel()[: len(special)] = special[: x.size]
+        lower, upper = np.array([-1.0, 0.0, -1.5]), np.array([1.0, 1.0, 1.5])
+        n_bins = np.array([8, 1, 300])
+        out, dropped = np.zeros((3, n), np.uint16), np.zeros(3, np.int64)
+        assert_same(binning._bin_values, naive.bin_values, x, lower, upper, n_bins, out, dropped)
+
+    def test_strided_out(self) -> None:
+        x = np.random.default_rng(0).uniform(0, 1, (100, 2))
+        whole = np.zeros((2, 300), np.uint8)
+        ends, bins = (np.zeros(2), np.ones(2)), np.array([5, 6])
+        binning._bin_values(x, *ends, bins, whole[:, 100:200], np.zeros(2, np.int64))
+        expected = np.zeros((2, 100), np.uint8)
+        naive.bin_values(x, *ends, bins, expected, np.zeros(2, np.int64))
+        np.testing.assert_array_equal(whole[:, 100:200], expected)
+        assert not whole[:, :100].any()
+        assert not whole[:, 200:].any()
+
+
+def tables_for(n: int, estimator: str = "jackknife") -> Array:
+    return np.stack([estimator_table(estimator, n), log2_table(n)], axis=1)
+
+
+def random_codes(
+    rng: np.random.Generator, bins: Array, n: int, dtype: Any, drop: float = 0.0
+) -> Array:
+    codes = rng.integers(0, bins[:, None], (bins.size, n))
+    codes[rng.random(codes.shape) < drop] = -1
+    return np.where(codes < 0, bins[:, None], codes).astype(dtype)
+
+
+# Number of samples, bins of the inputs, bins of the outputs, dtype, share dropped.
+PAIRS = {
+    "random": (500, [8, 8, 8], [8, 8], np.uint8, 0.0),
+    "dropped": (500, [8, 8, 8], [8, 8], np.uint8, 0.2),
+    "all dropped": (50, [4, 4], [4], np.uint8, 1.0),
+    "one bin": (300, [1, 5], [1, 5], np.uint8, 0.1),
+    "255 bins": (400, [255], [255], np.uint8, 0.1),
+    "256 bins": (400, [256, 2], [256], np.uint16, 0.1),
+    "1000 bins": (300, [1000], [3], np.uint16, 0.1),
+    "ragged": (333, [3, 9, 1, 4], [2, 17, 1, 6, 5], np.uint8, 0.1),
+    "one sample": (1, [4, 4], [4, 1], np.uint8, 0.0),
+    "few samples": (7, [4, 4], [4], np.uint8, 0.0),
+    "63 samples": (63, [4, 4], [4], np.uint8, 0.1),
+    "65 samples": (65, [4, 4], [4], np.uint8, 0.1),
+    "many inputs": (100, [3] * 20, [3] * 7, np.uint8, 0.05),
+}
+
+
+class TestPairwise:
+    @pytest.mark.parametrize("estimator", ["plugin", "jackknife"])
+    @pytest.mark.parametrize("case", PAIRS)
+    def test_all_pairs(self, case: str, estimator: str) -> None:
+        n, in_bins, out_bins, dtype, drop = PAIRS[case]
+        rng = np.random.default_rng(1)
+        ins, outs = np.array(in_bins), np.array(out_bins)
+        x = random_codes(rng, ins, n, dtype, drop)
+        y = random_codes(rng, outs, n, dtype, drop)
+        y[0] = np.where(y[0] < outs[0], np.minimum(x[0], outs[0] - 1), y[0])  # one true relation
+        self.check(x, y, ins, outs, estimator)
+
+    @pytest.mark.parametrize("groups", [2, 3, 5])
+    def test_groups_of_inputs(self, groups: int) -> None:
+        rng = np.random.default_rng(3)
+        ins, outs = np.array([3, 5, 2, 7, 4]), np.array([4, 6])
+        x, y = (random_codes(rng, bins, 150, np.uint8, 0.1) for bins in (ins, outs))
+        self.check(x, y, ins, outs, "plugin", groups)
+
+    def test_constant_outputs(self) -> None:
+        rng = np.random.default_rng(2)
+        bins = np.array([6, 6])
+        x = random_codes(rng, bins, 200, np.uint8)
+        self.check(x, np.full((2, 200), 5, np.uint8), bins, bins, "plugin")
+
+    @staticmethod
+    def check(x: Array, y: Array, ins: Array, outs: Array, estimator: str, groups: int = 1) -> None:
+        n, shape = x.shape[1], (ins.size, outs.size)
+        arguments = (x, y, ins, outs, tables_for(n, estimator))
+        bits, kept = np.full((2, *shape), np.nan), np.full(shape, -1)
+        influence = np.zeros((outs.size * groups, min(n, 64)))
+        pairs = run_both(pairwise._pairwise, naive.pairwise, *arguments, bits, kept, influence)
+        for (got, expected), tolerance in zip(pairs[5:], [1e-11, 0], strict=False):
+            np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
+        # A sum within a rounding error of half a grain may go to either side, once an input.
+        got, expected = pairs[7]
+        np.testing.assert_allclose(got, expected, rtol=0, atol=ins.size * 1.01 / 2**20)
+
+    @pytest.fixture
+    def slab(self) -> Array:
+        counts = np.random.default_rng(3).integers(0, 4, (6, 9)).astype(np.uint32)
+        counts[2, :] = 0
+        counts[:, 1] = 0
+        return counts
+
+    def test_count_pair(self) -> None:
+        rng = np.random.default_rng(4)
+        x = rng.integers(0, 5, 100).astype(np.uint8)
+        rows = (rng.integers(0, 5, 100) * 5).astype(np.uint32)
+        slab = np.zeros(25, np.uint32)
+        assert_same(pairwise._count_pair, naive.count_pair, x, rows, slab)
+
+    def test_parts(self, slab: Array) -> None:
+        x_bins, y_bins = 7, 5
+        tables = tables_for(int(slab.sum()))
+        n_x, n_y, sums = np.zeros(9, np.int64), np.zeros(5, np.int64), np.zeros((2, 9))
+        head = (slab, x_bins, y_bins, tables)
+        assert_same(pairwise._sum_cells, naive.sum_cells, *head, n_x, n_y, sums)
+        naive.sum_cells(*head, n_x, n_y, sums)
+        result = np.zeros(3)
+        marginals = (n_x, n_y, sums)
+        assert_same(pairwise._estimate, naive.estimate, x_bins, y_bins, tables, *marginals, result)
+        naive.estimate(x_bins, y_bins, tables, *marginals, result)
+        weights = np.full(slab.shape, np.nan)
+        pairs = run_both(
+            pairwise._weigh_cells,
+            naive.weigh_cells,
+            *(slab, tables, n_x[:x_bins], n_y, float(result[1]), weights, sums),
+        )
+        (got, expected), (squares, right) = pairs[4], pairs[5]
+        empty = slab == 0
+        empty[:, x_bins:] = empty[y_bins:, :] = False
+        np.testing.assert_allclose(got[~empty], expected[~empty], atol=1e-12)
+        np.testing.assert_allclose(squares[1], right[1], atol=1e-12)
+
+    def test_nothing_kept(self) -> None:
+        result = np.full(3, np.nan)
+        n_x, n_y, sums = np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((2, 2))
+        pairwise._estimate(2, 2, tables_for(0), n_x, n_y, sums, result)
+        assert result.tolist() == [0.0, 0.0, 0.0]
+
+    @pytest.mark.parametrize("n", [3, 64, 100, 257])
+    def test_add_influence(self, n: int) -> None:
+        rng = np.random.default_rng(n)
+        x = rng.integers(0, 5, n).astype(np.uint8)
+        rows = (rng.integers(0, 5, n) * 5).astype(np.uint32)
+        influence = rng.integers(-9, 9, min(n, 64)).astype(float)
+        weights = rng.normal(size=25)
+        arguments = (x, rows, weights, 1.25, influence)
+        got, expected = run_both(pairwise._add_influence, naive.add_influence, *arguments)[3]
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1.01 / 2**20)
+        np.testing.assert_array_equal(got * 2**20, np.rint(got * 2**20))
+
+
+def random_words(rng: np.random.Generator, n: int) -> Array:
+    return rng.integers(0, 2**64, n, dtype=np.uint64)
+
+
+# Bins of each unit: an exact word, exactly 64 bits, two words, exactly 128 bits, hashed.
+VECTORS = {
+    "one unit": [5],
+    "units of one bin": [1, 1, 1],
+    "one word": [8, 5, 1, 300],
+    "64 bits": [256] * 8,
+    "64 bits and one bin": [256] * 8 + [1],
+    "two words": [8] * 30,
+    "128 bits": [2**16 - 1] * 8,
+    "hashed": [64] * 40,
+    "hashed, ragged": [3, 500, 1, 17] * 20,
+}
+
+
+class TestVector:
+    @pytest.mark.parametrize("n", [1, 511, 513])
+    @pytest.mark.parametrize("case", VECTORS)
+    def test_pack_keys(self, case: str, n: int) -> None:
+        bins = np.array(VECTORS[case])
+        rng = np.random.default_rng(5)
+        codes = random_codes(rng, bins, n, np.uint16, 0.01)
+        hi, lo = random_words(rng, n), random_words(rng, n)
+        kept = rng.random(n) < 0.9
+        arguments = (codes, bins, _layout(bins), hi, lo, kept)
+        assert_same(vector._pack_keys, naive.pack_keys, *arguments)
+
+    def test_append_codes(self) -> None:
+        rng = np.random.default_rng(6)
+        codes = rng.integers(0, 5, 100).astype(np.uint8)
+        words, kept = rng.integers(0, 8, 100).astype(np.uint64), rng.random(100) < 0.5
+        assert_same(vector._append_codes, naive.append_codes, codes, 4, 3, words, kept)
+
+    def test_absorb(self) -> None:
+        rng = np.random.default_rng(7)
+        arguments = [random_words(rng, 50) for _ in range(3)]
+        assert_same(vector._absorb, naive.absorb, *arguments)
+
+    @pytest.mark.parametrize("n_states", [1, 3, 100, 2**40])
+    @pytest.mark.parametrize("n", [0, 1, 400])
+    def test_counting(self, n: int, n_states: int) -> None:
+        rng = np.random.default_rng(8)
+        lo = rng.integers(0, n_states, n).astype(np.uint64)
+        hi = rng.integers(0, 2, n).astype(np.uint64)
+        kept = rng.random(n) < 0.8
+        m = int(kept.sum())
+        order, starts = np.zeros(m, np.int64), np.zeros(17, np.int64)
+        assert_same(vector._partition_keys, naive.partition_keys, hi, lo, kept, order, starts)
+        naive.partition_keys(hi, lo, kept, order, starts)
+        local, counts, found = np.zeros(m, np.int64), np.zeros(m, np.int64), np.zeros(16, np.int64)
+        arguments = (hi, lo, order, starts, local, counts, found)
+        assert_same(vector._count_states, naive.count_states, *arguments)
+        naive.count_states(*arguments)
+        offsets = np.concatenate(([0], np.cumsum(found)))
+        ids, dense = np.full(n, -1), np.zeros(offsets[-1], np.int64)
+        states = (order, starts, local, counts, offsets, ids, dense)
+        assert_same(vector._gather_states, naive.gather_states, *states)
+
+    @pytest.mark.parametrize("n", [1, 8, 30])
+    def test_number_states_when_slots_collide(self, n: int) -> None:
+        rng = np.random.default_rng(9)
+        lo = rng.integers(0, 20, n).astype(np.uint64)
+        order = rng.permutation(n)
+        numbers = [np.zeros(n, np.int64) for _ in range(3)]
+        pairs = run_both(
+            vector._number_states,
+            naive.number_states,
+            *(lo // np.uint64(7), lo, order, np.full(32, -1), *numbers),
+        )
+        for got, expected in pairs[4:]:
+            np.testing.assert_array_equal(got, expected)
+
+    @pytest.mark.parametrize(("n", "blocks"), [(1, 1), (10, 3), (100, 64)])
+    def test_pointwise_moments(self, n: int, blocks: int) -> None:
+        rng = np.random.default_rng(10)
+        ids = rng.integers(0, 6, (3, n))
+        ids[:, rng.random(n) < 0.3] = -1
+        arguments = (ids, rng.normal(size=(3, 6)), 0.5, np.full((2, blocks), np.nan))
+        assert_same(vector._pointwise_moments, naive.pointwise_moments, *arguments)
