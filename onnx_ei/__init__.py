@@ -1,1 +1,71 @@
-"""Information-theoretic measures of any neural network, through ONNX."""
+"""Information-theoretic measures of what each layer of a neural network does, through ONNX.
+
+The names below are loaded when they are first used, so that importing the package stays cheap.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .analysis import Analysis as Analysis
+    from .analysis import Row as Row
+    from .analysis import analyze as analyze
+    from .errors import BackendError as BackendError
+    from .errors import MissingDependencyError as MissingDependencyError
+    from .errors import ModelError as ModelError
+    from .errors import NotConvergedWarning as NotConvergedWarning
+    from .errors import OnnxEiError as OnnxEiError
+    from .errors import OnnxEiWarning as OnnxEiWarning
+    from .errors import OutOfRangeWarning as OutOfRangeWarning
+    from .errors import UnboundedSpanError as UnboundedSpanError
+    from .errors import UndersampledWarning as UndersampledWarning
+    from .errors import UnknownLayerError as UnknownLayerError
+    from .errors import UnsupportedModelError as UnsupportedModelError
+    from .measures import degeneracy as degeneracy
+    from .measures import ei as ei
+    from .measures import ei_parts as ei_parts
+    from .measures import ei_parts_matrix as ei_parts_matrix
+    from .measures import eis_between_groups as eis_between_groups
+    from .measures import measure as measure
+    from .measures import mutual_information as mutual_information
+    from .measures import phi as phi
+    from .measures import sensitivity as sensitivity
+    from .measures import sensitivity_matrix as sensitivity_matrix
+    from .measures import vector_and_pairwise_ei as vector_and_pairwise_ei
+    from .results import Measurement as Measurement
+    from .topology import topology_of as topology_of
+
+_HOMES = {
+    "analysis": ("Analysis", "Row", "analyze"),
+    "errors": (
+        "BackendError", "MissingDependencyError", "ModelError", "NotConvergedWarning",
+        "OnnxEiError", "OnnxEiWarning", "OutOfRangeWarning", "UnboundedSpanError",
+        "UndersampledWarning", "UnknownLayerError", "UnsupportedModelError",
+    ),
+    "measures": (
+        "degeneracy", "ei", "ei_parts", "ei_parts_matrix", "eis_between_groups", "measure",
+        "mutual_information", "phi", "sensitivity", "sensitivity_matrix",
+        "vector_and_pairwise_ei",
+    ),
+    "results": ("Measurement",),
+    "topology": ("topology_of",),
+}  # fmt: skip
+_HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
+
+__version__ = "0.1.0"
+__all__ = ["__version__", *sorted(_HOME_OF)]
+
+
+def __getattr__(name: str) -> object:
+    """Load a public name from its room."""
+    home = _HOME_OF.get(name)
+    if home is None:
+        raise AttributeError(f"module 'onnx_ei' has no attribute {name!r}")
+    value = getattr(import_module(f".{home}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """List the public names."""
+    return sorted(__all__)

@@ -25,7 +25,7 @@ def require_peer(name: str) -> ModuleType:
 
 
 @cache
-def _no_cuda() -> str | None:
+def no_cuda() -> str | None:
     """Say why onnxruntime cannot run on a CUDA device here, or None if it can."""
     try:
         import onnxruntime as ort
@@ -40,5 +40,5 @@ def _no_cuda() -> str | None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if item.get_closest_marker("cuda") is not None and (reason := _no_cuda()) is not None:
+        if item.get_closest_marker("cuda") is not None and (reason := no_cuda()) is not None:
             item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,290 @@
+"""A whole model -> one row a layer: what it is, what it measures, or why it cannot be measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING, Any
+
+import networkx as nx
+
+from .errors import (
+    BackendError,
+    OnnxEiError,
+    UnboundedSpanError,
+    UnknownLayerError,
+    UnsupportedModelError,
+    closest,
+)
+from .measures import measure_many
+from .results import Measurement
+from .span import Span, span_of
+from .topology import model_of, topology_of
+
+if TYPE_CHECKING:
+    import onnx
+
+__all__ = ["DEFAULT_MEASURES", "Analysis", "Row", "analyze", "describe", "select_layers"]
+
+#: What a row holds by default: the causal plane's quantities.
+DEFAULT_MEASURES = ("ei", "ei_parts", "sensitivity", "degeneracy", "phi")
+
+Shape = tuple["int | None", ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One layer of a model.
+
+    Attributes
+    ----------
+    layer : str
+        Its key.
+    op_type, kind : str
+        Its ONNX operator, and what that is (``"dense"``, ``"conv"``, ``"pool"`` ...).
+    in_activation, out_activation : str or None
+        The activations at either end.
+    in_shape, out_shape : tuple of int or None
+        The whole tensors' shapes, batch first.
+    n_inputs, n_outputs : int or None
+        Units of its span; None where it has none.
+    batched : bool or None
+        Whether its samples run in batches, or one at a time.
+    reason : str or None
+        Why it was not measured.
+    broken : bool
+        Whether the reason is an error of the model or the runtime, not a limit of what can be
+        measured.
+    measurements : dict of str to Measurement
+        By name of the measure.
+    """
+
+    layer: str
+    op_type: str
+    kind: str
+    in_activation: str | None
+    out_activation: str | None
+    in_shape: Shape
+    out_shape: Shape
+    n_inputs: int | None = None
+    n_outputs: int | None = None
+    batched: bool | None = None
+    reason: str | None = None
+    broken: bool = False
+    measurements: Mapping[str, Measurement] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the row in JSON's types."""
+        return {
+            "layer": self.layer,
+            "op_type": self.op_type,
+            "kind": self.kind,
+            "in_activation": self.in_activation,
+            "out_activation": self.out_activation,
+            "in_shape": list(self.in_shape),
+            "out_shape": list(self.out_shape),
+            "n_inputs": self.n_inputs,
+            "n_outputs": self.n_outputs,
+            "batched": self.batched,
+            "reason": self.reason,
+            "measurements": {k: m.to_dict() for k, m in self.measurements.items()},
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Analysis:
+    """The layers of a model, measured.
+
+    Attributes
+    ----------
+    model : str
+        Where it came from.
+    rows : tuple of Row
+        One a layer, in graph order.
+    notes : tuple of str
+        What the analysis could not look into.
+    """
+
+    model: str
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, object]:
+        """Return the analysis in JSON's types."""
+        return {
+            "model": self.model,
+            "notes": list(self.notes),
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+def select_layers(topology: nx.DiGraph[Any], layers: str | Iterable[str] | None) -> list[str]:
+    """Return the keys that match any of some patterns, in graph order.
+
+    Parameters
+    ----------
+    topology : networkx.DiGraph
+        From :func:`onnx_ei.topology_of`.
+    layers : str or iterable of str, optional
+        Keys or shell patterns (``"layer1.*"``); all layers by default.
+
+    Raises
+    ------
+    UnknownLayerError
+        If a pattern matches nothing; the closest keys are named.
+    """
+    keys = [str(k) for k in topology]
+    if layers is None:
+        return keys
+    patterns = [layers] if isinstance(layers, str) else list(layers)
+    chosen: set[str] = set()
+    for pattern in patterns:
+        # a key may hold the characters of a pattern itself
+        matching = {k for k in keys if k == pattern or fnmatchcase(k, pattern)}
+        if not matching:
+            raise UnknownLayerError(f"no layer matches {pattern!r}; {closest(pattern, keys)}")
+        chosen |= matching
+    return [k for k in keys if k in chosen]
+
+
+def describe(
+    topology: nx.DiGraph[Any],
+    layers: str | Iterable[str] | None = None,
+    *,
+    positions: str = "one",
+    background: str | Mapping[str, Any] | None = None,
+) -> Analysis:
+    """List a model's layers without measuring them.
+
+    Parameters
+    ----------
+    topology : networkx.DiGraph
+        From :func:`onnx_ei.topology_of`.
+    layers : str or iterable of str, optional
+        Keys or shell patterns; all layers by default.
+    positions, background
+        As in :func:`onnx_ei.ei`.
+
+    Returns
+    -------
+    Analysis
+        Rows without measurements.
+    """
+
+    def nothing(row: Row, span: Span) -> Mapping[str, Measurement]:
+        return {}
+
+    return _each_layer(topology, layers, nothing, positions=positions, background=background)
+
+
+def analyze(
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | nx.DiGraph[Any],
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    layers: str | Iterable[str] | None = None,
+    *,
+    input: object = None,
+    input_range: tuple[float, float] | None = None,
+    on_row: Callable[[Row], object] | None = None,
+    **options: Any,
+) -> Analysis:
+    """Measure every layer of a model.
+
+    Parameters
+    ----------
+    model : path, bytes, onnx.ModelProto or networkx.DiGraph
+        The model, or its topology.
+    measures : sequence of str
+        Names of scalar measures.
+    layers : str or iterable of str, optional
+        Keys or shell patterns; all layers by default.
+    input : array, tuple or dict, optional
+        An example input, as in :func:`onnx_ei.topology_of`.
+    input_range : (float, float), optional
+        Range of the layers that the model's own input feeds.
+    on_row : callable, optional
+        Called with each row as it is done.
+    **options
+        Keyword arguments of :func:`onnx_ei.measure`.
+
+    Returns
+    -------
+    Analysis
+        A layer that cannot be measured is a row with its reason, not a gap.
+
+    Raises
+    ------
+    ModelError, UnknownLayerError, BackendError, TypeError, ValueError
+        For what concerns the whole call: the model, the device, a bad argument.
+    """
+    topology = model if isinstance(model, nx.DiGraph) else topology_of(model, input)
+
+    def measured(row: Row, span: Span) -> Mapping[str, Measurement]:
+        own = dict(options)
+        if input_range is not None and topology.in_degree(row.layer) == 0:
+            own["in_range"] = input_range
+        return measure_many(measures, row.layer, topology, **own)
+
+    return _each_layer(
+        topology,
+        layers,
+        measured,
+        positions=options.get("positions", "one"),
+        background=options.get("background"),
+        activation=options.get("activation"),
+        on_row=on_row,
+    )
+
+
+def _each_layer(
+    topology: nx.DiGraph[Any],
+    layers: str | Iterable[str] | None,
+    work: Callable[[Row, Span], Mapping[str, Measurement]],
+    *,
+    on_row: Callable[[Row], object] | None = None,
+    **span_options: Any,
+) -> Analysis:
+    rows = []
+    for key in select_layers(topology, layers):
+        row = _row(topology, key, work, span_options)
+        rows.append(row)
+        if on_row is not None:
+            on_row(row)
+    return Analysis(
+        model=model_of(topology).label, rows=tuple(rows), notes=tuple(topology.graph["notes"])
+    )
+
+
+def _row(
+    topology: nx.DiGraph[Any],
+    key: str,
+    work: Callable[[Row, Span], Mapping[str, Measurement]],
+    span_options: Mapping[str, Any],
+) -> Row:
+    node = topology.nodes[key]
+    facts: dict[str, Any] = {
+        "layer": key,
+        "op_type": node["op_type"],
+        "kind": node["kind"],
+        "in_activation": node["input"]["activation"],
+        "out_activation": node["output"]["activation"],
+        "in_shape": node["input"]["shape"],
+        "out_shape": node["output"]["shape"],
+    }
+    if node["reason"] is not None:
+        return Row(**facts, reason=node["reason"])
+    try:
+        span = span_of(topology, key, **span_options)
+        facts |= {
+            "n_inputs": span.n_inputs,
+            "n_outputs": span.n_outputs,
+            "batched": span.batched,
+        }
+        return Row(**facts, measurements=work(Row(**facts), span))
+    except (UnsupportedModelError, UnboundedSpanError) as error:
+        return Row(**facts, reason=str(error))
+    except BackendError as error:
+        return Row(**facts, reason=str(error), broken=True)
+    except OnnxEiError as error:
+        return Row(**facts, reason=str(error), broken=True)

@@ -1,0 +1,301 @@
+"""The command line: ``onnx-ei describe``, ``run`` and ``doctor``.
+
+Tables and JSON go to standard output, everything else to standard error. Exit codes: 0 done,
+1 an error inside onnx_ei, 2 usage, 3 the model, 4 the device or the installation, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+
+import typer
+
+if TYPE_CHECKING:
+    from .analysis import Analysis, Row
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="onnx-ei",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="What each layer of a neural network does, in bits: effective information and its kin "
+    "for any ONNX model.",
+)
+
+USAGE, MODEL, DEVICE, INTERRUPTED = 2, 3, 4, 130
+
+ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file.")]
+Layers = Annotated[
+    list[str] | None,
+    typer.Option("--layers", "-l", metavar="GLOB", help="Layers by key or pattern; repeatable."),
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]
+Positions = Annotated[
+    str,
+    typer.Option(
+        help="'one': one output position and the inputs that reach it; 'all': whole tensors."
+    ),
+]
+InputShape = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input-shape",
+        metavar="NAME=DIMS",
+        help="Shape of an input whose dimensions the file leaves open, e.g. x=1,3,48,48; "
+        "repeatable.",
+    ),
+]
+Background = Annotated[
+    str | None,
+    typer.Option(
+        help="What other tensors a layer needs are: 'reference' (from a run on noise or zeros) "
+        "or 'zeros'."
+    ),
+]
+
+
+def main() -> NoReturn:
+    """Run the command line."""
+    app()
+    raise SystemExit(0)
+
+
+@app.command("describe")
+def describe_command(
+    model: ModelPath,
+    layers: Layers = None,
+    positions: Positions = "one",
+    input_shape: InputShape = None,
+    background: Background = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """List a model's layers: keys, operators, activations, shapes, units."""
+    with _errors(debug):
+        from .analysis import describe
+
+        topology = _topology(model, input_shape)
+        found = describe(topology, layers, positions=positions, background=background)
+        if json:
+            _print_json(found.to_dict())
+        else:
+            from .tables import describe_table
+
+            _show(describe_table(found), found)
+
+
+@app.command("run")
+def run_command(
+    model: ModelPath,
+    layers: Layers = None,
+    measures: Annotated[
+        str, typer.Option("--measures", "-m", metavar="NAMES", help="Measures, comma-separated.")
+    ] = "ei,ei_parts,sensitivity,degeneracy,phi",
+    samples: Annotated[
+        int | None,
+        typer.Option(help="Samples of every measure; by default as many as --threshold needs."),
+    ] = None,
+    threshold: Annotated[
+        float, typer.Option(help="Relative error at which automatic sampling stops.")
+    ] = 0.05,
+    max_samples: Annotated[
+        int, typer.Option(help="Where automatic sampling stops in any case.")
+    ] = 1_000_000,
+    bins: Annotated[int, typer.Option(help="Bins of every unit.")] = 64,
+    input_range: Annotated[
+        str | None,
+        typer.Option(metavar="LO,HI", help="Range of the layers that the model's input feeds."),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
+    estimator: Annotated[str, typer.Option(help="'jackknife' or 'plugin'.")] = "jackknife",
+    device: Annotated[str, typer.Option(help="'cpu', 'cuda' or 'cuda:N'.")] = "cpu",
+    positions: Positions = "one",
+    input_shape: InputShape = None,
+    background: Background = None,
+    json: Json = False,
+    debug: Debug = False,
+) -> None:
+    """Measure a model's layers: one row each, with standard errors."""
+    with _errors(debug):
+        from .sessions import check_device
+
+        names = _measure_names(measures)
+        limits = None if input_range is None else _pair(input_range)
+        check_device(device)
+        topology = _topology(model, input_shape)
+        found = _run(
+            topology,
+            names,
+            layers,
+            input_range=limits,
+            samples=samples,
+            threshold=threshold,
+            max_samples=max_samples,
+            in_bins=bins,
+            out_bins=bins,
+            seed=seed,
+            estimator=estimator,
+            device=device,
+            positions=positions,
+            background=background,
+        )
+        if json:
+            _print_json(found.to_dict())
+        else:
+            from .tables import remarks, run_table
+
+            _show(run_table(found, names), found)
+            for remark in remarks(found):
+                _say(remark)
+        broken = [row for row in found.rows if row.broken]
+        for row in broken:
+            _say(f"error: {row.layer}: {row.reason}")
+        if broken:
+            raise typer.Exit(MODEL)
+
+
+@app.command("doctor")
+def doctor_command(json: Json = False, debug: Debug = False) -> None:
+    """Say what this installation has: versions, providers, threads, and what is wrong with it."""
+    with _errors(debug):
+        from .doctor import examine, problems
+
+        facts = examine()
+        faults = problems(facts)
+        if json:
+            _print_json(facts | {"problems": faults})
+        else:
+            width = max(len(name) for name in facts)
+            for name, value in facts.items():
+                shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+                typer.echo(f"{name:<{width}}  {shown}")
+            for fault in faults:
+                _say(f"problem: {fault}")
+        if faults:
+            raise typer.Exit(DEVICE)
+
+
+def _measure_names(given: str) -> list[str]:
+    from .analysis import DEFAULT_MEASURES
+    from .errors import closest
+
+    names = [name.strip() for name in given.split(",") if name.strip()]
+    for name in names:
+        if name not in DEFAULT_MEASURES:
+            raise ValueError(f"--measures: unknown {name!r}; {closest(name, DEFAULT_MEASURES)}")
+    if not names:
+        raise ValueError("--measures: no measure named")
+    return names
+
+
+def _pair(given: str) -> tuple[float, float]:
+    try:
+        low, high = (float(part) for part in given.split(","))
+    except ValueError:
+        raise ValueError(f"--input-range: two numbers LO,HI are needed, got {given!r}") from None
+    return low, high
+
+
+def _topology(path: str, shapes: list[str] | None) -> Any:
+    from .topology import topology_of
+
+    if not shapes:
+        return topology_of(path)
+    from .loading import example_of_shape
+
+    return topology_of(path, example_of_shape(path, dict(_shape(s) for s in shapes)))
+
+
+def _shape(given: str) -> tuple[str, tuple[int, ...]]:
+    name, separator, dims = given.rpartition("=")
+    try:
+        shape = tuple(int(d) for d in dims.split(","))
+    except ValueError:
+        shape = ()
+    if not separator or not shape or min(shape) < 1:
+        raise ValueError(f"--input-shape: NAME=D,D,... is needed, got {given!r}")
+    return name, shape
+
+
+def _run(topology: Any, names: list[str], layers: list[str] | None, **options: Any) -> Analysis:
+    """Measure with a progress bar on standard error; warnings become marks in the table."""
+    import warnings
+
+    from rich import progress as rich_progress
+    from rich.console import Console
+
+    from .analysis import analyze, select_layers
+    from .errors import OnnxEiWarning
+
+    total = len(select_layers(topology, layers))
+    console = Console(stderr=True)
+    columns = (
+        rich_progress.TextColumn("{task.description}"),
+        rich_progress.BarColumn(),
+        rich_progress.MofNCompleteColumn(),
+        rich_progress.TimeRemainingColumn(),
+    )
+    bar = rich_progress.Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    )
+    with warnings.catch_warnings(), bar:
+        # every one of them is a field of the measurement, shown as a mark and a remark
+        warnings.simplefilter("ignore", OnnxEiWarning)
+        task = bar.add_task("layers", total=total)
+
+        def done(row: Row) -> None:
+            bar.update(task, advance=1, description=row.layer[-40:])
+
+        return analyze(topology, names, layers, on_row=done, **options)
+
+
+def _show(table: Any, found: Analysis) -> None:
+    from rich.console import Console
+
+    # a pipe has no width: rows stay whole for grep and less -S
+    console = Console() if sys.stdout.isatty() else Console(width=240)
+    console.print(table)
+    for note in found.notes:
+        _say(f"note: {note}")
+
+
+def _print_json(content: object) -> None:
+    from json import dumps
+
+    typer.echo(dumps(content, indent=1, allow_nan=False))
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+@contextmanager
+def _errors(debug: bool) -> Iterator[None]:
+    """Turn errors into one line and an exit code."""
+    from .errors import BackendError, MissingDependencyError, ModelError, UnsupportedModelError
+
+    if debug:
+        yield
+        return
+    try:
+        yield
+    except (ModelError, UnsupportedModelError) as error:
+        _fail(error, MODEL)
+    except (BackendError, MissingDependencyError) as error:
+        _fail(error, DEVICE)
+    except (ValueError, TypeError, KeyError) as error:
+        _fail(error, USAGE)
+    except KeyboardInterrupt:
+        _say("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def _fail(error: Exception, code: int) -> NoReturn:
+    _say(f"error: {error}")
+    raise typer.Exit(code) from None

@@ -1,0 +1,82 @@
+"""What this installation has, and what is wrong with it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import platform
+from typing import Any
+
+from .errors import OnnxEiError
+from .sessions import installed_wheels, onnxruntime_module
+
+__all__ = ["examine", "problems"]
+
+_PACKAGES = (
+    "onnx-ei", "onnx", "onnx-ir", "onnxscript", "numpy", "scipy", "numba", "networkx", "torch",
+)  # fmt: skip
+
+
+def examine() -> dict[str, Any]:
+    """Collect versions, onnxruntime's wheels and providers, threads and numba's threading layer.
+
+    Returns
+    -------
+    dict
+        JSON-safe; a missing package's version is None.
+    """
+    facts: dict[str, Any] = {"python": platform.python_version(), "platform": platform.platform()}
+    for name in _PACKAGES:
+        facts[name] = _version(name)
+    wheels = installed_wheels()
+    facts["onnxruntime wheels"] = [f"{n} {v}" for n, v in wheels.items()]
+    try:
+        facts["providers"] = list(onnxruntime_module().get_available_providers())
+    except OnnxEiError as error:
+        facts["providers"] = []
+        facts["onnxruntime error"] = str(error)
+    facts["processors"] = os.cpu_count()
+    facts["threads"], facts["numba layer"] = _threads()
+    return facts
+
+
+def problems(facts: dict[str, Any]) -> list[str]:
+    """Say what would keep a measurement from running.
+
+    Parameters
+    ----------
+    facts : dict
+        From :func:`examine`.
+
+    Returns
+    -------
+    list of str
+        Empty where all is well.
+    """
+    found = []
+    if "onnxruntime error" in facts:
+        found.append(str(facts["onnxruntime error"]))
+    has_wheel = any(w.startswith("onnxruntime-gpu") for w in facts["onnxruntime wheels"])
+    if has_wheel and "CUDAExecutionProvider" not in facts["providers"]:
+        found.append("onnxruntime-gpu is installed and offers no CUDA provider")
+    return found
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _threads() -> tuple[int, str]:
+    import numpy as np
+
+    from .histogram import state_ids
+
+    numba: Any = importlib.import_module("numba")
+    # the layer is chosen at the first parallel call
+    state_ids(np.zeros(1, np.uint64), np.zeros(1, np.uint64), np.ones(1, np.bool_))
+    layer = "none (JIT disabled)" if numba.config.DISABLE_JIT else numba.threading_layer()
+    return int(numba.get_num_threads()), str(layer)

@@ -1,0 +1,310 @@
+"""The sampling engine: chunks of noise through a span, into codes, keys and counts.
+
+Chunks run in a pool of threads: noise, model and binning, each writing to places fixed by the
+chunk's index. Counting then starts from the calling thread alone and spreads over numba's own
+threads. Neither the threads, nor the memory limit, nor how far a stage reaches change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_ei.binning import Binning
+from onnx_ei.histogram import Keys, pack_keys
+from onnx_ei.information import (
+    PairwiseInformation,
+    VectorInformation,
+    pairwise_information,
+    vector_information,
+)
+from onnx_ei.noise import CHUNK
+from onnx_ei.progress import Progress
+from onnx_ei.source import Source, binned, binned_outputs, output_binning, part, slices
+
+__all__ = ["Group", "JointSampler", "PairwiseResult"]
+
+KEY_BYTES = 33
+"""Bytes of a sample in one group: two words at either end, and a flag."""
+GROWTH = 1.5
+"""While a store doubles, the old one is held too."""
+ALL = slice(None)
+
+FloatArray: TypeAlias = NDArray[np.float64]
+Group: TypeAlias = tuple[NDArray[np.intp] | slice, NDArray[np.intp] | slice]
+"""Units at the input and at the output."""
+
+
+class _Codes:
+    """Codes of a tile of units, feature-major, grown as stages ask for more samples."""
+
+    def __init__(self, x: NDArray[Any], y: NDArray[Any]) -> None:
+        self.x = x
+        self.y = y
+
+    @classmethod
+    def empty(cls, inputs: Binning | None, outputs: Binning | None) -> _Codes:
+        """Return room for units of these bins, and no samples."""
+        x, y = (
+            np.empty((0 if b is None else b.n_units, 0), np.uint8 if b is None else b.code_dtype)
+            for b in (inputs, outputs)
+        )
+        return cls(x, y)
+
+    def resize(self, n: int) -> None:
+        self.x, self.y = _grown(self.x, n), _grown(self.y, n)
+
+    def put(self, at: slice, x: NDArray[Any], y: NDArray[Any]) -> None:
+        self.x[:, at] = x
+        self.y[:, at] = y
+
+
+class _Keys:
+    """State keys of one group's vectors, grown as stages ask for more samples."""
+
+    def __init__(self, group: Group, in_bins: NDArray[np.int64], out_bins: NDArray[np.int64]):
+        self._group = group
+        self._bins = (in_bins[group[0]], out_bins[group[1]])
+        self._words = np.empty((4, 0), np.uint64)
+        self._kept = np.ones((1, 0), np.bool_)
+
+    def resize(self, n: int) -> None:
+        old = self._kept.shape[1]
+        self._words, self._kept = _grown(self._words, n), _grown(self._kept, n)
+        self._kept[:, old:] = True
+
+    def put(self, at: slice, x: NDArray[Any], y: NDArray[Any]) -> None:
+        for end, codes in enumerate((x, y)):
+            units = np.ascontiguousarray(codes[self._group[end]])
+            high, low = self._words[2 * end, at], self._words[2 * end + 1, at]
+            pack_keys(units, self._bins[end], high, low, self._kept[0, at])
+
+    def information(self, estimator: str) -> VectorInformation:
+        a, b, c, d = self._words
+        return vector_information(Keys(a, b), Keys(c, d), self._kept[0], estimator)
+
+
+def _grown(old: NDArray[Any], n: int) -> NDArray[Any]:
+    """Return an array with ``n`` columns that begins with those of the old one."""
+    new = np.empty((old.shape[0], n), old.dtype)
+    new[:, : old.shape[1]] = old
+    return new
+
+
+class JointSampler:
+    """All inputs random at once: mutual information of pairs of units, and of vectors of them.
+
+    Parameters
+    ----------
+    source : Source
+        Noise and span.
+    pairs : bool
+        Whether :meth:`pairwise` will be asked for.
+    groups : sequence of (inputs, outputs)
+        The vectors that :meth:`vectors` will be asked for, each a slice or an array of units.
+    progress : Progress
+        Told of each chunk.
+
+    Examples
+    --------
+    Made by :func:`onnx_ei.engine.sample`.
+    """
+
+    def __init__(
+        self, source: Source, *, pairs: bool, groups: Sequence[Group], progress: Progress
+    ) -> None:
+        self._source = source
+        self._pairs = pairs
+        self._groups = groups
+        self._progress = progress
+        self._in = source.in_binning
+        self._out: Binning | None = None
+        self._codes: _Codes | None = None
+        self._keys: list[_Keys] | None = None
+        self._n = 0
+
+    def grow(self, n: int) -> None:
+        """Reach ``n`` samples, more than before.
+
+        Codes and keys are kept from stage to stage while they fit in memory; what does not fit
+        is drawn again, tile by tile, when it is asked for.
+        """
+        start, self._n = self._n, n
+        stores: list[_Codes | _Keys] = []
+        memory = self._source.parameters.memory / GROWTH
+        held = self._keys is not None or start == 0
+        if held and self._groups and KEY_BYTES * len(self._groups) * n <= memory:
+            self._keys = self._keys or self._new_keys(self._groups)
+            stores += self._keys
+        else:
+            self._keys = None
+        held = self._codes is not None or start == 0
+        n_units = self._source.n_inputs + self._source.n_outputs
+        if held and self._pairs and self._unit_bytes() * n_units <= memory:
+            self._codes = self._codes or _Codes.empty(self._in, self._out_binning())
+            stores.append(self._codes)
+        else:
+            self._codes = None
+        if stores:
+            self._fill(start, stores, ALL, ALL)
+
+    def vectors(self) -> list[VectorInformation]:
+        """Return the information between each group's vectors, in the order of the groups."""
+        if not self._groups:
+            return []
+        estimator = self._source.parameters.estimator
+        if self._keys is not None:
+            return [keys.information(estimator) for keys in self._keys]
+        at_once = max(1, self._source.parameters.memory // (KEY_BYTES * self._n))
+        found: list[VectorInformation] = []
+        for first in range(0, len(self._groups), at_once):
+            batch = self._new_keys(self._groups[first : first + at_once])
+            self._fill(0, batch, ALL, ALL)
+            found += [keys.information(estimator) for keys in batch]
+        return found
+
+    def pairwise(self) -> PairwiseInformation:
+        """Return the information of every pair of an input and an output unit."""
+        n_in, n_out = self._source.n_inputs, self._source.n_outputs
+        result = PairwiseResult(n_in, n_out, self._n)
+        if self._codes is not None:
+            self._count(self._codes, ALL, ALL, result)
+            return result.freeze()
+        a, b = self._tile()
+        for outputs in slices(n_out, b):
+            y: NDArray[Any] | None = None
+            for inputs in slices(n_in, a):
+                # Only the first tile of a row runs the model: noise alone is cheap to draw again.
+                fresh = outputs if y is None else None
+                out = part(self._out_binning(), outputs) if y is None else None
+                codes = _Codes.empty(part(self._in, inputs), out)
+                self._fill(0, [codes], inputs, fresh)
+                y = codes.y if y is None else y
+                self._count(_Codes(codes.x, y), inputs, outputs, result)
+        return result.freeze()
+
+    def _tile(self) -> tuple[int, int]:
+        """Return how many inputs and outputs a tile holds: half the memory each, or one has all."""
+        n_in, n_out = self._source.n_inputs, self._source.n_outputs
+        units = max(2, self._source.parameters.memory // self._unit_bytes())
+        a = min(n_in, units // 2)
+        b = min(n_out, units - a)
+        return min(n_in, units - b), b
+
+    def _unit_bytes(self) -> int:
+        """Return the bytes of one unit's codes."""
+        dtypes = (self._in.code_dtype, self._out_binning().code_dtype)
+        return self._n * max(dtype.itemsize for dtype in dtypes)
+
+    def _new_keys(self, groups: Sequence[Group]) -> list[_Keys]:
+        out = self._out_binning()
+        return [_Keys(group, self._in.n_bins, out.n_bins) for group in groups]
+
+    def _count(self, codes: _Codes, inputs: slice, outputs: slice, into: PairwiseResult) -> None:
+        """Count the pairs of a tile."""
+        info = pairwise_information(
+            codes.x,
+            codes.y,
+            self._in.n_bins[inputs],
+            self._out_binning().n_bins[outputs],
+            self._source.parameters.estimator,
+        )
+        into.add(info, inputs, outputs)
+
+    def _fill(
+        self, start: int, stores: Sequence[_Codes | _Keys], inputs: slice, outputs: slice | None
+    ) -> None:
+        """Run the samples from ``start`` on, and hand the codes of some units to the stores."""
+        for store in stores:
+            store.resize(self._n)
+        in_bins = part(self._in, inputs)
+        out_bins = None if outputs is None else part(self._out_binning(), outputs)
+
+        def visit(chunk: int, rows: int) -> None:
+            first = chunk * CHUNK
+            # A chunk that a stage cut is run again from its first row, so that a sample always
+            # has the same place in the runtime's batch.
+            fresh = max(0, start - first)
+            noise = self._source.noise(chunk)[:rows]
+            x = binned(noise[fresh:, inputs], in_bins)
+            y = np.empty((0, rows - fresh), np.uint8)
+            if outputs is not None and out_bins is not None:
+                y = binned_outputs(self._source.run(noise)[fresh:, outputs], out_bins)
+            for store in stores:
+                store.put(slice(first + fresh, first + rows), x, y)
+
+        self._source.each_chunk(start, self._n, visit, self._progress)
+
+    def _out_binning(self) -> Binning:
+        """Return the output bins, decided once; dynamic ones from the first stage's samples."""
+        if self._out is None:
+            source = self._source
+            if isinstance(source.out_range, str):
+                lower, upper = self._extremes()
+            else:
+                lower, upper = (np.full(source.n_outputs, end) for end in source.out_range)
+            self._out = output_binning(lower, upper, source, widen=True)
+        return self._out
+
+    def _extremes(self) -> tuple[FloatArray, FloatArray]:
+        """Return each output's least and greatest finite value."""
+        n_chunks = -(-self._n // CHUNK)
+        low = np.empty((n_chunks, self._source.n_outputs))
+        high = np.empty_like(low)
+
+        def visit(chunk: int, rows: int) -> None:
+            y = self._source.run(self._source.noise(chunk)[:rows]).astype(np.float64)
+            finite = np.isfinite(y)
+            low[chunk] = np.min(y, axis=0, where=finite, initial=np.inf)
+            high[chunk] = np.max(y, axis=0, where=finite, initial=-np.inf)
+
+        self._source.each_chunk(0, self._n, visit, self._progress)
+        lower, upper = low.min(axis=0), high.max(axis=0)
+        # A unit that is never finite gets any range: its samples are dropped, and reported.
+        never = lower > upper
+        return np.where(never, 0.0, lower), np.where(never, 0.0, upper)
+
+
+class PairwiseResult:
+    """A whole layer's pairwise information, filled tile by tile.
+
+    Parameters
+    ----------
+    n_inputs, n_outputs : int
+        Units.
+    n_samples : int
+        Samples of each.
+
+    Examples
+    --------
+    Filled by the samplers.
+    """
+
+    def __init__(self, n_inputs: int, n_outputs: int, n_samples: int) -> None:
+        self._bits = np.empty((2, n_inputs, n_outputs))
+        self._kept = np.empty((n_inputs, n_outputs), np.int64)
+        self._influence: FloatArray | None = None
+        self._n_samples = n_samples
+
+    def add(self, info: PairwiseInformation, inputs: slice, outputs: slice) -> None:
+        """Take a tile's part. The kernel's influences are rounded so that sums are exact."""
+        self._bits[0, inputs, outputs] = info.bits
+        self._bits[1, inputs, outputs] = info.stderr
+        self._kept[inputs, outputs] = info.kept
+        if self._influence is None:
+            self._influence = np.zeros((self._kept.shape[1], info.influence.shape[1]))
+        self._influence[outputs] += info.influence
+
+    def freeze(self) -> PairwiseInformation:
+        """Return the whole."""
+        influence = self._influence
+        return PairwiseInformation(
+            bits=self._bits[0],
+            stderr=self._bits[1],
+            kept=self._kept,
+            influence=np.zeros((self._kept.shape[1], 1)) if influence is None else influence,
+            n_samples=self._n_samples,
+        )

@@ -1,0 +1,308 @@
+"""Where samples come from: seeded noise, the span it is fed to, and the threads that carry it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from math import ceil
+from typing import Any, Protocol, TypeAlias
+
+import numba
+import numpy as np
+from numpy.typing import NDArray
+
+from onnx_ei.binning import MAX_BINS, Binning, bin_values
+from onnx_ei.noise import CHUNK, uniform_chunk
+from onnx_ei.parameters import Parameters, Range
+from onnx_ei.progress import Progress
+
+__all__ = [
+    "Runner",
+    "Source",
+    "binned",
+    "binned_outputs",
+    "output_binning",
+    "part",
+    "run_tasks",
+    "slices",
+]
+
+FloatArray: TypeAlias = NDArray[np.float64]
+ROUNDING = 4
+"""Float32 steps past the end of a range that count as rounding; deep_ei allows 1e-6, 8 of them."""
+
+
+class Runner(Protocol):
+    """What runs a span: thread-safe, each row on its own."""
+
+    @property
+    def provider(self) -> str:
+        """What runs the model."""
+        ...
+
+    def __call__(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Map (n, n_inputs) to (n, n_outputs)."""
+        ...
+
+
+def run_tasks(tasks: Iterable[Callable[[], int]], workers: int, progress: Progress) -> None:
+    """Run tasks in a pool of threads, a few ahead; report their rows in this thread.
+
+    Parameters
+    ----------
+    tasks : iterable of callable
+        Each returns the rows it ran.
+    workers : int
+        Threads; one runs everything here.
+    progress : Progress
+        Told of each task, in order.
+
+    Examples
+    --------
+    >>> run_tasks([lambda: 3, lambda: 4], 1, Progress(lambda done, total: print(done)))
+    3
+    7
+    """
+    if workers == 1:
+        for task in tasks:
+            progress.advance(task())
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        pending: deque[Any] = deque()
+        try:
+            for task in tasks:
+                pending.append(pool.submit(task))
+                if len(pending) > 4 * workers:
+                    progress.advance(pending.popleft().result())
+            while pending:
+                progress.advance(pending.popleft().result())
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where samples come from: seeded noise, and the span it is fed to.
+
+    Parameters
+    ----------
+    runner : Runner
+        Runs the span.
+    n_inputs, n_outputs : int
+        Units at either end.
+    in_range, out_range : (float, float), or "dynamic" for ``out_range``
+        Closed ranges.
+    parameters : Parameters
+        Bins, seed, memory.
+
+    Examples
+    --------
+    Made by :func:`onnx_ei.engine.sample`.
+    """
+
+    runner: Runner
+    n_inputs: int
+    n_outputs: int
+    in_range: Range
+    out_range: Range | str
+    parameters: Parameters
+
+    @property
+    def workers(self) -> int:
+        """Threads of the pool: numba's number, fewer where a chunk of a huge layer is huge."""
+        # noise and outputs in float32, and their codes in up to 2 bytes, of one chunk
+        chunk_bytes = 6 * CHUNK * (self.n_inputs + self.n_outputs)
+        allowed = max(1, self.parameters.memory // chunk_bytes)
+        return int(min(numba.get_num_threads(), allowed))
+
+    def noise(self, chunk: int, *, stream: int = 0) -> NDArray[np.float32]:
+        """Return a chunk of noise over all inputs."""
+        return uniform_chunk(
+            self.parameters.seed, chunk, self.n_inputs, *self.in_range, stream=stream
+        )
+
+    def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Run the span; say so where it returns another shape than it claims."""
+        y = np.asarray(self.runner(x))
+        if y.shape != (x.shape[0], self.n_outputs):
+            raise ValueError(
+                f"the span returned {y.shape} for {x.shape[0]} samples of {self.n_outputs} outputs"
+            )
+        return y
+
+    @property
+    def in_binning(self) -> Binning:
+        """Bins of the inputs."""
+        return Binning.uniform(self.n_inputs, self.in_range, self.parameters.in_bins)
+
+    def each_chunk(
+        self, start: int, stop: int, visit: Callable[[int, int], None], progress: Progress
+    ) -> None:
+        """Visit the chunks that hold samples ``start`` to ``stop``, in the pool.
+
+        ``visit`` gets a chunk's index and its number of rows, the last chunk's cut at ``stop``.
+        """
+
+        def task(chunk: int) -> int:
+            rows = min(CHUNK, stop - chunk * CHUNK)
+            visit(chunk, rows)
+            return rows - max(0, start - chunk * CHUNK)
+
+        progress.plan(stop - start)
+        chunks = range(start // CHUNK, ceil(stop / CHUNK))
+        run_tasks((partial(task, chunk) for chunk in chunks), self.workers, progress)
+
+
+def output_binning(lower: FloatArray, upper: FloatArray, source: Source, *, widen: bool) -> Binning:
+    """Bin outputs over ranges that are given, or that were seen.
+
+    Parameters
+    ----------
+    lower, upper : ndarray of float64, shape (n_outputs,)
+        Ends of the ranges; equal for a unit that is constant, which gets one bin.
+    source : Source
+        Its ``out_bins`` say how many bins, or that they are as wide as an input bin.
+    widen : bool
+        With dynamic bins: True takes one bin more than fit in the range, each of the input bins'
+        exact width (deep_ei's rule for EI); False as many as cover the range, which stays as it
+        is (deep_ei's rule for sensitivity).
+
+    Returns
+    -------
+    Binning
+
+    Raises
+    ------
+    ValueError
+        If dynamic bins are more than a unit can have.
+
+    Examples
+    --------
+    Called by the samplers.
+    """
+    parameters = source.parameters
+    constant = upper <= lower
+    # A constant lies at the lower end of a range of any positive length.
+    closed = np.where(constant, lower + np.maximum(1.0, np.abs(lower)), upper)
+    if not isinstance(parameters.out_bins, str):
+        n_bins = np.where(constant, 1, parameters.out_bins)
+        return Binning(lower=lower, upper=closed, n_bins=n_bins)
+    width = (source.in_range[1] - source.in_range[0]) / parameters.in_bins
+    length = (upper - lower) / width
+    wanted = np.floor(length) + 1.0 if widen else np.maximum(np.ceil(length), 1.0)
+    if wanted.max() > MAX_BINS:
+        raise ValueError(
+            f"out_bins='dynamic' asks for {wanted.max():.0f} bins of width {width:g} for output "
+            f"unit {int(wanted.argmax())}, at most {MAX_BINS} are possible: use fewer in_bins, "
+            "or a number of out_bins"
+        )
+    return Binning(
+        lower=lower,
+        upper=lower + wanted * width if widen else closed,
+        n_bins=wanted.astype(np.int64),
+    )
+
+
+def binned(values: NDArray[Any], binning: Binning) -> NDArray[Any]:
+    """Return the codes of one chunk, feature-major.
+
+    Parameters
+    ----------
+    values : ndarray of float, shape (n_samples, n_units)
+        One chunk, or less.
+    binning : Binning
+        Of these units.
+
+    Returns
+    -------
+    ndarray of unsigned int, shape (n_units, n_samples)
+        Codes; the number of bins itself where a sample is dropped.
+
+    Examples
+    --------
+    >>> binned(np.array([[0.2], [0.9]]), Binning.uniform(1, (0, 1), 2)).tolist()
+    [[0, 1]]
+    """
+    codes = np.empty((values.shape[1], values.shape[0]), binning.code_dtype)
+    bin_values(values, binning, codes, np.zeros(binning.n_units, np.int64))
+    return codes
+
+
+def binned_outputs(y: NDArray[np.float32], binning: Binning) -> NDArray[Any]:
+    """Return the codes of a span's outputs: what only rounding put past an end is in its last bin.
+
+    onnxruntime's Tanh returns 1.0000002 for inputs around 8.5, torch's returns 1: a saturated unit
+    would lose the samples that it should pile up at its end.
+
+    Parameters
+    ----------
+    y : ndarray of float32, shape (n_samples, n_units)
+        One chunk, or less.
+    binning : Binning
+        Of these units.
+
+    Returns
+    -------
+    ndarray of unsigned int, shape (n_units, n_samples)
+        As :func:`binned`.
+
+    Examples
+    --------
+    >>> y = np.array([[1.0000002], [1.00001]], np.float32)
+    >>> binned_outputs(y, Binning.uniform(1, (-1, 1), 2)).tolist()
+    [[1, 2]]
+    """
+    ends = np.maximum(np.abs(binning.lower), np.abs(binning.upper)).astype(np.float32)
+    slack = ROUNDING * np.spacing(ends).astype(np.float64)
+    # Only where there is something past an end, which is rare, is a copy in float64 made.
+    if not ((y < binning.lower) | (y > binning.upper)).any():
+        return binned(y, binning)
+    inside = np.clip(y.astype(np.float64), binning.lower, binning.upper)
+    return binned(np.where(np.abs(y - inside) <= slack, inside, y), binning)
+
+
+def part(binning: Binning, units: slice) -> Binning:
+    """Return the binning of some units.
+
+    Parameters
+    ----------
+    binning : Binning
+        Of all units.
+    units : slice
+        Which.
+
+    Returns
+    -------
+    Binning
+
+    Examples
+    --------
+    >>> part(Binning.uniform(3, (0, 1), 2), slice(1, 3)).n_units
+    2
+    """
+    return Binning(
+        lower=binning.lower[units], upper=binning.upper[units], n_bins=binning.n_bins[units]
+    )
+
+
+def slices(n: int, size: int) -> list[slice]:
+    """Cut a number of units into runs.
+
+    Parameters
+    ----------
+    n, size : int
+        Units in all, and units of a run; the last run may have fewer.
+
+    Returns
+    -------
+    list of slice
+
+    Examples
+    --------
+    >>> slices(5, 2)
+    [slice(0, 2, None), slice(2, 4, None), slice(4, 5, None)]
+    """
+    return [slice(first, min(first + size, n)) for first in range(0, n, size)]
