@@ -7,6 +7,8 @@ them, 10 (or -10) where it is unbounded, a minimum rounded outwards to three dec
 
 from __future__ import annotations
 
+import functools
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -90,10 +92,10 @@ _KNOWN = (
     _op("Tanh", -1, 1),
     _op("Relu", 0, 10),
     _op("LeakyRelu", -10, 10, alpha=0.01),
-    _op("PRelu", -10, 10),
+    _made("PRelu", -10, 10, ("PRelu", ("x", "#0.25"), {})),  # the slope that torch begins with
     _op("Elu", -1, 10, alpha=1.0),
     _op("Selu", -1.759, 10),
-    _op("Celu", -1, 10, alpha=1.0),
+    _made("Celu", -1, 10, ("Elu", ("x",), {"alpha": 1.0})),  # the same at alpha 1; Celu is opset 12
     _op("ThresholdedRelu", 0, 10, alpha=1.0),
     _op("Softplus", 0, 10),
     _op("Softsign", -1, 1),
@@ -105,6 +107,14 @@ _KNOWN = (
     _made("Relu6", 0, 6, ("Max", ("x", "#0"), {}), ("Min", ("0", "#6"), {})),
     _made("Clip", -1, 1, ("Max", ("x", "#-1"), {}), ("Min", ("0", "#1"), {})),
     _made("Silu", -0.279, 10, ("Sigmoid", ("x",), {}), ("Mul", ("x", "0"), {})),
+    _made(
+        "QuickGelu",
+        -0.164,
+        10,
+        ("Mul", ("x", "#1.702"), {}),
+        ("Sigmoid", ("0",), {}),
+        ("Mul", ("x", "1"), {}),
+    ),
     _made(
         "HardSwish",
         -0.375,
@@ -137,7 +147,7 @@ ACTIVATIONS: dict[str, Activation] = {a.name: a for a in _KNOWN}
 
 _ALIASES = {
     "none": "Identity", "linear": "Identity", "logistic": "Sigmoid", "swish": "Silu",
-    "hardtanh": "Clip", "hswish": "HardSwish", "quickgelu": "Silu",
+    "hardtanh": "Clip", "hswish": "HardSwish",
 }  # fmt: skip
 _BY_FOLDED = {a.name.lower(): a.name for a in _KNOWN} | _ALIASES
 
@@ -190,7 +200,7 @@ def resolve_activation(given: object) -> Override:
     'Sigmoid'
     """
     if isinstance(given, str):
-        folded = given.lower().replace("_", "")
+        folded = re.sub(r"[\s_-]", "", given.lower())
         if folded not in _BY_FOLDED:
             raise ValueError(f"activation {given!r} is unknown; {closest(given, ACTIVATIONS)}")
         return _known(_BY_FOLDED[folded])
@@ -199,6 +209,8 @@ def resolve_activation(given: object) -> Override:
             "activation must be None, a name, an ONNX op type, a torch.nn.Module or a callable on "
             f"arrays, got {type(given).__name__}"
         )
+    if isinstance(given, type):
+        raise TypeError(f"activation is a class; pass an instance of it: {given.__name__}()")
     if _is_torch_module(given):
         name = _module_name(given)
         if name is not None:
@@ -207,7 +219,10 @@ def resolve_activation(given: object) -> Override:
     name = _torch_function_name(given)
     if name is not None:
         return _known(name)
-    if (getattr(given, "__module__", None) or "").split(".")[0] == "torch":
+    inner: Any = given
+    while isinstance(inner, functools.partial):
+        inner = inner.func
+    if (getattr(inner, "__module__", None) or "").split(".")[0] == "torch":
         return Override(function=_on_tensors(given), key=id(given))
     return Override(function=_on_arrays(given), key=id(given))
 
@@ -228,7 +243,11 @@ _MODULES = {
     "Identity": "Identity", "Mish": "Mish", "Hardswish": "HardSwish", "SELU": "Selu",
     "Softsign": "Softsign",
 }  # fmt: skip
-_FUNCTIONS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "erf": "Erf"}
+_FUNCTIONS = {
+    "sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu", "erf": "Erf", "relu6": "Relu6",
+    "silu": "Silu", "mish": "Mish", "hardswish": "HardSwish", "selu": "Selu", "gelu": "Gelu",
+    "softsign": "Softsign", "sin": "Sin", "cos": "Cos",
+}  # fmt: skip
 
 
 def _module_name(module: Any) -> str | None:
@@ -247,7 +266,7 @@ def _torch_function_name(given: object) -> str | None:
     if torch is None:
         return None
     for name, known in _FUNCTIONS.items():
-        if given is getattr(torch, name) or given is getattr(torch.nn.functional, name, None):
+        if any(given is getattr(home, name, None) for home in (torch, torch.nn.functional)):
             return known
     return None
 
@@ -263,7 +282,7 @@ def _on_tensors(function: Callable[[Any], Any]) -> Callable[[NDArray[Any]], NDAr
     def call(x: NDArray[Any]) -> NDArray[Any]:
         torch: Any = sys.modules["torch"]
         with torch.no_grad():
-            result = function(torch.from_numpy(x))
+            result = function(torch.tensor(x))  # a copy: some work in place
         return _same_shape(result.detach().cpu().numpy(), x, function)
 
     return call

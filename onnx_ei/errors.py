@@ -97,9 +97,10 @@ def closest(name: str, known: Iterable[object], n: int = 3) -> str:
     "known: 'sigmoid', 'tanh'"
     """
     names = [str(k) for k in known]
-    near = difflib.get_close_matches(name, names, n=n, cutoff=0.5)
+    lowered = {k.lower(): k for k in reversed(names)}
+    near = difflib.get_close_matches(str(name).lower(), lowered, n=n, cutoff=0.5)
     if near:
-        return "did you mean " + ", ".join(repr(k) for k in near) + "?"
+        return "did you mean " + ", ".join(repr(lowered[k]) for k in near) + "?"
     shown = ", ".join(repr(k) for k in names[:12])
     more = f" and {len(names) - 12} more" if len(names) > 12 else ""
     return f"known: {shown}{more}" if names else "there are none"

@@ -7,7 +7,6 @@ every tensor has its real shape. Nothing is converted between opsets: the file i
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
 from collections.abc import Mapping
@@ -15,17 +14,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import onnx
-
 from .errors import ModelError, closest
+from .example import bind_example, declared, fits, fix_shapes, neutral_inputs, shown, static
+from .reading import read_model, read_path
 from .sessions import Session
 
 if TYPE_CHECKING:
+    import onnx
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["Model", "load_model"]
+__all__ = ["Model", "example_of_shape", "load_model"]
 
 IR_VERSION = 10
 # What the folder may evaluate and keep: enough for shape arithmetic and small tables, too little
@@ -48,12 +47,16 @@ class Model:
         The example input by input name, batch as given.
     open_inputs : dict of str to tuple
         Inputs with dimensions that neither the file nor an example settles; open ones are None.
+    origins : dict of str to str
+        Tensors computed from weights alone, such as a transposed or dequantised one, to the weight
+        that each is made of: folding would lose its name.
     """
 
     ir: ir.Model
     label: str
     example: dict[str, NDArray[Any]] | None
     open_inputs: dict[str, tuple[int | None, ...]]
+    origins: dict[str, str] = field(default_factory=dict)
     cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def tensors(self, names: list[str]) -> dict[str, NDArray[Any]]:
@@ -95,198 +98,129 @@ def load_model(
     TypeError
         If ``model`` is none of the allowed kinds.
     """
-    import onnx_ir as ir_module
     from onnx_ir.passes import common
 
-    loaded, label = _read(model)
-    _drop_inferred(loaded)
+    loaded, label = read_model(model)
+    types = _drop_inferred(loaded)
     for transform in (
         common.InlinePass(),
         common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
         common.RemoveInitializersFromInputsPass(),
-        common.NameFixPass(),
+        common.NameFixPass(_node_namer()),
     ):
         try:
             transform(loaded)
         except Exception as error:  # the passes raise whatever a malformed graph makes them raise
             raise ModelError(f"{label}: the graph is malformed ({error})") from error
     inputs = {str(v.name): v for v in loaded.graph.inputs}
-    feeds = None if example is None else _bind_example(label, inputs, example)
-    open_inputs = _fix_shapes(loaded, feeds)
+    feeds = None if example is None else bind_example(label, inputs, example)
+    open_inputs = fix_shapes(loaded, feeds)
+    origins = _origins(loaded)
     _fold(loaded)
+    for value, kind in types:  # of operators without a rule, the file is all there is
+        value.type = kind if value.type is None else value.type
     loaded.ir_version = max(IR_VERSION, loaded.ir_version or 0)
-    result = Model(ir=loaded, label=label, example=feeds, open_inputs=open_inputs)
+    result = Model(ir=loaded, label=label, example=feeds, open_inputs=open_inputs, origins=origins)
     if not open_inputs:
-        _measure_unknown_shapes(result, ir_module.Shape)
+        _measure_unknown_shapes(result)
     return result
 
 
-def _read(model: object) -> tuple[ir.Model, str]:
+def example_of_shape(
+    path: str | os.PathLike[str], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, NDArray[Any]]:
+    """Make an example input of given shapes: seeded noise, zeros for whole numbers.
+
+    Parameters
+    ----------
+    path : path
+        The model.
+    shapes : mapping of str to tuple of int
+        By input name; inputs that the file settles may be left out.
+
+    Returns
+    -------
+    dict of str to ndarray
+
+    Raises
+    ------
+    ModelError
+        If an input is unknown, does not fit, or stays open.
+    """
     import onnx_ir as ir_module
 
-    if isinstance(model, (str, os.PathLike)):
-        return _read_path(Path(model))
-    if isinstance(model, (bytes, bytearray, memoryview)):
-        data = bytes(model)
-        label = f"model of {len(data)} bytes ({hashlib.sha256(data).hexdigest()[:8]})"
-        proto = onnx.ModelProto()
-        try:
-            proto.ParseFromString(data)
-        except Exception as error:  # protobuf's DecodeError differs between its implementations
-            raise ModelError(f"{label}: not an ONNX model ({error})") from error
-    elif isinstance(model, onnx.ModelProto):
-        proto, label = model, f"model {model.graph.name!r}"
-    else:
-        raise TypeError(
-            "model must be a path, bytes, an onnx.ModelProto or a torch.nn.Module, "
-            f"got {type(model).__name__}"
-        )
-    for tensor in proto.graph.initializer:
-        if tensor.data_location == onnx.TensorProto.EXTERNAL:
+    loaded, label = read_path(Path(path))
+    inputs = [v for v in loaded.graph.inputs if v.name not in loaded.graph.initializers]
+    names = [str(v.name) for v in inputs]
+    for name in shapes:
+        if name not in names:
+            raise ModelError(f"{label}: no input {name!r}; {closest(name, names)}")
+    sizes: dict[object, int] = {}
+    for value in (v for v in inputs if v.name in shapes):
+        given, dims = tuple(shapes[str(value.name)]), declared(value)
+        if min(given, default=1) < 1 or not (dims is None or fits(dims, given)):
             raise ModelError(
-                f"{label}: weight {tensor.name!r} lies in an external file, which bytes and protos "
-                "cannot name; pass the path of the .onnx file instead"
+                f"{label}: input {value.name!r} has shape {shown(dims or ())}, "
+                f"the shape given is {given}"
             )
-    _check(proto, label)
-    return ir_module.from_proto(proto), label
+        sizes.update((d.value, s) for d, s in _open_axes(value, given) if d.value is not None)
+        value.shape = ir_module.Shape(given)
+    for value in inputs:  # a dimension of the same name is the same in every input
+        if value.shape is not None:
+            dims_now = [d if isinstance(d, int) else sizes.get(d.value, d) for d in value.shape]
+            value.shape = ir_module.Shape(dims_now)
+    still_open = fix_shapes(loaded, None)
+    for name, dims in still_open.items():
+        raise ModelError(f"{label}: input {name!r} is still open: {shown(dims)}")
+    return {n: a for n, a in neutral_inputs(loaded).items() if n in names}
 
 
-def _read_path(path: Path) -> tuple[ir.Model, str]:
-    import onnx_ir as ir_module
-
-    label = str(path)
-    if not path.exists():
-        beside = [p.name for p in path.parent.glob("*.onnx")] if path.parent.is_dir() else []
-        hint = f"; {closest(path.name, beside)}" if beside else ""
-        raise ModelError(f"{label}: no such file{hint}")
-    if not path.is_file():
-        raise ModelError(f"{label}: a folder, not an .onnx file")
-    try:
-        # by path: external data stays in its file, mapped when it is read
-        loaded = ir_module.load(path)
-    except Exception as error:  # protobuf's and the reader's own exceptions share no base
-        size = path.stat().st_size
-        raise ModelError(
-            f"{label}: not an ONNX model, or a truncated one ({size} bytes; {error})"
-        ) from error
-    _check(label, label)
-    return loaded, label
+def _open_axes(value: ir.Value, given: tuple[int, ...]) -> list[tuple[ir.SymbolicDim, int]]:
+    pairs = zip(value.shape or (), given, strict=False)
+    return [(dim, size) for dim, size in pairs if not isinstance(dim, int)]
 
 
-def _check(model: onnx.ModelProto | str, label: str) -> None:
-    try:
-        onnx.checker.check_model(model)
-    except (onnx.checker.ValidationError, ValueError) as error:
-        raise ModelError(f"{label}: invalid ONNX: {str(error).strip()[:400]}") from error
-
-
-def _drop_inferred(model: ir.Model) -> None:
-    """Forget the exporter's shapes, which can be wrong; element types stay where ops lack rules."""
+def _drop_inferred(model: ir.Model) -> list[tuple[ir.Value, ir.TypeProtocol]]:
+    """Forget the exporter's shapes and types, which can be wrong; return the types."""
+    types = []
     for graph in model.graphs():
+        outputs = {id(value) for value in graph.outputs}
         for node in graph:
             for value in node.outputs:
                 value.shape = None
+                if value.type is not None and id(value) not in outputs:
+                    types.append((value, value.type))
+                    value.type = None
+    return types
 
 
-def _bind_example(
-    label: str, inputs: Mapping[str, ir.Value], example: object
-) -> dict[str, NDArray[Any]]:
-    named = _named(label, list(inputs), example)
-    feeds = {}
-    for name, given in named.items():
-        array = _to_numpy(given)
-        value = inputs[name]
-        if value.dtype is not None and not value.dtype.is_string():
-            array = array.astype(value.dtype.numpy(), copy=False)
-        declared = _declared(value)
-        if declared is not None and not _fits(declared, array.shape):
-            raise ModelError(
-                f"{label}: input {name!r} has shape {_shown(declared)}, "
-                f"the example given has {array.shape}"
-            )
-        feeds[name] = array
-    return feeds
+def _node_namer() -> Any:
+    """Name a nameless node after what it puts out, which is more than its place in the file."""
+    from onnx_ir.passes.common.naming import SimpleNameGenerator
+
+    class Namer(SimpleNameGenerator):
+        def generate_node_name(self, node: ir.Node) -> str:
+            return node.name or node.outputs[0].name or node.op_type
+
+    return Namer()
 
 
-def _named(label: str, names: list[str], example: object) -> dict[str, Any]:
-    if isinstance(example, Mapping):
-        unknown = [k for k in example if k not in names]
-        if unknown:
-            raise ModelError(f"{label}: no input {unknown[0]!r}; {closest(unknown[0], names)}")
-        named = dict(example)
-    else:
-        given = list(example) if isinstance(example, (tuple, list)) else [example]
-        named = dict(zip(names, given, strict=False))
-        if len(given) > len(names):
-            raise ModelError(f"{label}: {len(given)} example inputs for {len(names)} inputs")
-    missing = [n for n in names if n not in named]
-    if missing:
-        raise ModelError(f"{label}: the example lacks input {missing[0]!r}; inputs: {names}")
-    return named
+def _origins(model: ir.Model) -> dict[str, str]:
+    """Trace every tensor that is computed from weights alone to the largest of them."""
+    sizes = {name: _size(value) for name, value in model.graph.initializers.items()}
+    origins: dict[str, str] = {}
+    for node in model.graph:
+        names = [str(v.name) for v in node.inputs if v is not None]
+        if names and all(n in sizes for n in names):
+            largest = max(names, key=lambda n: sizes[n])
+            for value in node.outputs:
+                origins[str(value.name)] = origins.get(largest, largest)
+                sizes[str(value.name)] = sizes[largest]
+    return origins
 
 
-def _to_numpy(given: Any) -> NDArray[Any]:
-    if hasattr(given, "detach"):
-        given = given.detach().cpu().numpy()
-    return np.asarray(given)
-
-
-def _declared(value: ir.Value) -> tuple[int | None, ...] | None:
-    if value.shape is None:
-        return None
-    return tuple(d if isinstance(d, int) else None for d in value.shape)
-
-
-def _fits(declared: tuple[int | None, ...], shape: tuple[int, ...]) -> bool:
-    # a file with a fixed batch still takes an example of another one: the batch is set to 1
-    pairs = list(zip(declared, shape, strict=False))[1:]
-    return len(declared) == len(shape) and all(d is None or d == s for d, s in pairs)
-
-
-def _shown(dims: tuple[int | None, ...]) -> str:
-    return "(" + ", ".join("?" if d is None else str(d) for d in dims) + ")"
-
-
-def _fix_shapes(
-    model: ir.Model, feeds: dict[str, NDArray[Any]] | None
-) -> dict[str, tuple[int | None, ...]]:
-    """Set input shapes: those of the example, else batch 1; return those that stay open."""
-    import onnx_ir as ir_module
-
-    batch = {
-        d.value
-        for v in model.graph.inputs
-        if v.shape is not None and len(v.shape) and not isinstance(d := v.shape[0], int)
-    } - {None}
-    still_open = {}
-    for value in model.graph.inputs:
-        name = str(value.name)
-        dims: list[int | None]
-        if feeds is not None:
-            feeds[name] = _one_sample(feeds[name], value)
-            dims = list(feeds[name].shape)
-        elif value.shape is None:
-            continue
-        else:
-            dims = [
-                d if isinstance(d, int) else 1 if axis == 0 or d.value in batch else None
-                for axis, d in enumerate(value.shape)
-            ]
-        if None in dims:
-            still_open[name] = tuple(dims)
-            original = list(value.shape or [])
-            dims = [original[a] if d is None else d for a, d in enumerate(dims)]  # type: ignore[misc]
-        value.shape = ir_module.Shape(dims)
-    for value in model.graph.outputs:
-        value.shape = None
-    return still_open
-
-
-def _one_sample(array: NDArray[Any], value: ir.Value) -> NDArray[Any]:
-    """Keep the first sample where the file leaves the batch free; a fixed batch is kept."""
-    if value.shape is None or not len(value.shape) or isinstance(value.shape[0], int):
-        return array
-    return array[:1]
+def _size(value: ir.Value) -> int:
+    return 0 if value.const_value is None else int(value.const_value.size)
 
 
 def _fold(model: ir.Model) -> None:
@@ -298,6 +232,7 @@ def _fold(model: ir.Model) -> None:
     infer = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
     for _ in range(4):  # a fold can settle a shape that lets another fold; real files need 2
         infer(model)
+        _forget_sequences(model)
         folded = fold_constants(
             model, input_size_limit=FOLD_INPUT_LIMIT, output_size_limit=FOLD_OUTPUT_LIMIT
         )
@@ -305,36 +240,59 @@ def _fold(model: ir.Model) -> None:
             break
     common.RemoveUnusedNodesPass()(model)
     infer(model)
+    _forget_sequences(model)
 
 
-def _measure_unknown_shapes(model: Model, shape_type: Any) -> None:
+# What these put out is no tensor: it has no shape, and the inference pass takes its element type
+# for the type of a tensor.
+_SEQUENCES = frozenset(
+    {
+        "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
+        "SequenceMap", "SplitToSequence", "ZipMap",
+    }
+)  # fmt: skip
+
+
+def _forget_sequences(model: ir.Model) -> None:
+    for graph in model.graphs():
+        for node in graph:
+            for value in node.outputs:
+                if _is_sequence(value) and not value.is_graph_output():
+                    value.shape = value.type = None
+
+
+def _is_sequence(value: ir.Value) -> bool:
+    node = value.producer()
+    if node is None or node.op_type in _SEQUENCES:
+        return node is not None
+    branch = node.attributes.get("then_branch") or node.attributes.get("body")
+    if branch is None:
+        return False
+    # a loop's body puts out its condition first
+    place = node.outputs.index(value) + (node.op_type == "Loop")
+    outputs = branch.as_graph().outputs
+    return place < len(outputs) and _is_sequence(outputs[place])
+
+
+def _measure_unknown_shapes(model: Model) -> None:
     """Where an operator has no shape rule, run the model once and read its tensors' shapes."""
+    import onnx_ir as ir_module
+
     unknown = [
-        v for n in model.ir.graph for v in n.outputs if v.name and _declared_static(v) is None
+        value
+        for node in model.ir.graph
+        for value in node.outputs
+        if value.name and static(value) is None and not _is_sequence(value)
     ]
     if not unknown:
         return
-    feeds = _neutral_inputs(model.ir) if model.example is None else model.example
+    feeds = neutral_inputs(model.ir) if model.example is None else model.example
     values = _inner_values(model.ir, feeds, [str(v.name) for v in unknown])
     for value in unknown:
-        value.shape = shape_type(values[str(value.name)].shape)
-
-
-def _declared_static(value: ir.Value) -> tuple[int, ...] | None:
-    dims = _declared(value)
-    return None if dims is None or None in dims else tuple(d for d in dims if d is not None)
-
-
-def _neutral_inputs(model: ir.Model) -> dict[str, NDArray[Any]]:
-    """Zeros for indices (any table has a row 0), seeded noise for numbers."""
-    rng = np.random.default_rng(0)
-    feeds = {}
-    for value in model.graph.inputs:
-        shape = _declared_static(value) or ()
-        dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
-        noise = rng.random(shape) if np.issubdtype(dtype, np.floating) else np.zeros(shape)
-        feeds[str(value.name)] = noise.astype(dtype)
-    return feeds
+        array = values[str(value.name)]
+        value.shape = ir_module.Shape(array.shape)
+        if value.dtype is None and array.dtype.kind in "fiub":
+            value.dtype = ir_module.DataType.from_numpy(array.dtype)
 
 
 def _inner_values(

@@ -107,7 +107,9 @@ def layer_op(node: ir.Node, varies: Callable[[ir.Value | None], bool]) -> LayerO
     if op in _RECURRENT:
         return LayerOp(kind="recurrent", weight=1, reason=_RECURRENT_REASON)
     if op in _ATTENTION and node.domain == "com.microsoft":
-        return LayerOp(kind="attention", weight=1, reason=_ATTENTION_REASON)
+        # in the others, input 1 is the keys
+        weight = 1 if op in ("Attention", "QAttention") else None
+        return LayerOp(kind="attention", weight=weight, reason=_ATTENTION_REASON)
     if op in _PREDICTORS and node.domain == "ai.onnx.ml":
         return LayerOp(kind="predictor", reason=_PREDICTOR_REASON.format(op))
     return None
@@ -135,6 +137,8 @@ def is_affine(node: ir.Node, x: ir.Value, varies: Callable[[ir.Value | None], bo
         return False
     if node.op_type == "Div" and node.inputs[0] is not x:
         return False
-    if other.shape is None:
+    if other.shape is None or sum(1 for d in other.shape if d != 1) > 1:
         return False
-    return sum(1 for d in other.shape if d != 1) <= 1
+    # a vector spread over a tensor of fewer units makes units of its own
+    before, after = ([d for d in v.shape or () if d != 1] for v in (x, node.outputs[0]))
+    return before == after or x.shape is None or node.outputs[0].shape is None

@@ -49,9 +49,10 @@ def readers(value: ir.Value) -> list[ir.Node]:
 
 def scalar(value: ir.Value | None) -> float | None:
     """Return the number in a constant of one element, or None."""
-    if value is None or value.const_value is None or value.const_value.size != 1:
+    tensor = None if value is None else value.const_value
+    if tensor is None or tensor.size != 1 or tensor.dtype.is_string():
         return None
-    return float(np.asarray(value.const_value.numpy()).reshape(()))
+    return float(np.asarray(tensor.numpy()).reshape(()))
 
 
 def match_activation(x: ir.Value) -> Match | None:
@@ -73,8 +74,13 @@ def match_activation(x: ir.Value) -> Match | None:
 
 
 def producing_activation(y: ir.Value) -> Match | None:
-    """Return the activation that ends in ``y``: the inverse of :func:`match_activation`."""
+    """Return the activation that ends in ``y``: the inverse of :func:`match_activation`.
+
+    The longest pattern is taken, since it may hold a shorter one. What else reads the
+    pre-activation does not matter here.
+    """
     node = y.producer()
+    longest: Match | None = None
     seen: set[int] = set()
     frontier = [node] if node is not None else []
     for _ in range(6):  # the longest pattern (Gelu by Tanh) is 8 nodes, 6 deep
@@ -86,12 +92,13 @@ def producing_activation(y: ir.Value) -> Match | None:
                 seen.add(id(value))
                 for name, limits, output, _ in _candidates(value):
                     if output is y:
-                        return Match(name=name, range=limits, source=value, output=y)
+                        longest = Match(name=name, range=limits, source=value, output=y)
+                        break
                 producer = value.producer()
                 if producer is not None:
                     following.append(producer)
         frontier = following
-    return None
+    return longest
 
 
 Found = tuple[str, "tuple[float, float]", "ir.Value", "list[ir.Node]"]
@@ -126,22 +133,40 @@ def _single(x: ir.Value, node: ir.Node) -> Iterator[Found]:
     out, used = node.outputs[0], [node]
     if op == "Clip":
         yield from _clip(x, node)
+    elif op == "Relu":
+        yield from _clip_by_bounds(x, node)
     elif op in ("Elu", "Celu"):
-        yield op, (-_attribute(node, "alpha", 1.0), 10.0), out, used
+        yield op, (min(0.0, -_attribute(node, "alpha", 1.0)), 10.0), out, used
     elif op == "Selu":
-        low = -_attribute(node, "alpha", 1.67326) * _attribute(node, "gamma", 1.0507)
-        yield op, (low, 10.0), out, used
+        low = -_attribute(node, "alpha", 1.67326324) * _attribute(node, "gamma", 1.05070102)
+        yield op, (_outwards(low), 10.0), out, used
     elif op == "PRelu":
         if node.inputs[1] is not None and node.inputs[1].const_value is not None:
             yield op, _default(op), out, used
-    elif op in ("Gelu", "FastGelu", "QuickGelu", "Swish", "Silu"):
-        name = "Silu" if op in ("QuickGelu", "Swish", "Silu") else "Gelu"
-        if op != "FastGelu" or len([i for i in node.inputs if i is not None]) == 1:
-            yield name, _default(name), out, used
+    elif op in ("QuickGelu", "Swish", "Silu"):
+        steepness = _attribute(node, "alpha", 1.702 if op == "QuickGelu" else 1.0)
+        yield from ((*found, out, used) for found in _gated(steepness))
+    elif op in ("Gelu", "FastGelu"):
+        if len([i for i in node.inputs if i is not None]) == 1:  # else it adds a bias first
+            yield "Gelu", _default("Gelu"), out, used
     elif op in ACTIVATIONS and op != "Identity":
         yield op, _default(op), out, used
     else:
         yield from _clip_by_bounds(x, node)
+
+
+def _outwards(low: float) -> float:
+    return float(np.floor(low * 1000) / 1000)
+
+
+def _gated(steepness: float) -> Iterator[tuple[str, tuple[float, float]]]:
+    """``x Sigmoid(k x)``: its minimum is that of SiLU, divided by k."""
+    for name, known in (("Silu", 1.0), ("QuickGelu", 1.702)):
+        if abs(steepness - known) < 1e-2:
+            yield name, _default(name)
+            return
+    if steepness > 0:
+        yield "Silu", (_outwards(-0.27847 / steepness), 10.0)
 
 
 def _clip(x: ir.Value, node: ir.Node) -> Iterator[Found]:
@@ -163,23 +188,35 @@ def _clip_name(low: float, high: float) -> tuple[str, tuple[float, float]]:
         return "Relu6", (0.0, 6.0)
     if low == 0.0 and high == np.inf:
         return "Relu", _default("Relu")
-    return "Clip", (max(low, -10.0), min(high, 10.0))
+    limits = (max(low, -10.0), min(high, 10.0))
+    # bounds outside the default range, or the wrong way round, leave no range to bin
+    return "Clip", limits if limits[0] < limits[1] else _default("Identity")
 
 
 def _clip_by_bounds(x: ir.Value, node: ir.Node) -> Iterator[Found]:
-    """``Max(x, a)`` and ``Min(Max(x, a), b)``: how frameworks without Clip write it."""
-    if node.op_type != "Max" or len(node.inputs) != 2:
+    """``Max(x, a)`` and ``Min(x, b)`` in either order: how frameworks without Clip write it."""
+    first = _bound(x, node)
+    if first is None:
         return
-    low = scalar(_other(node, x))
-    if low is None:
-        return
-    out, used, high = node.outputs[0], [node], np.inf
-    after = readers(out)
-    if len(after) == 1 and after[0].op_type == "Min" and len(after[0].inputs) == 2:
-        bound = scalar(_other(after[0], out))
-        if bound is not None:
-            out, used, high = after[0].outputs[0], [node, after[0]], bound
-    yield (*_clip_name(low, high), out, used)
+    after = readers(node.outputs[0])
+    second = _bound(node.outputs[0], after[0]) if len(after) == 1 else None
+    if second is not None and after[0].op_type in _OPPOSITE[node.op_type]:
+        low, high = (first, second) if node.op_type != "Min" else (second, first)
+        yield (*_clip_name(low, high), after[0].outputs[0], [node, after[0]])
+    elif node.op_type == "Min":
+        yield (*_clip_name(-np.inf, first), node.outputs[0], [node])
+    else:
+        yield (*_clip_name(first, np.inf), node.outputs[0], [node])
+
+
+_OPPOSITE = {"Max": ("Min",), "Relu": ("Min",), "Min": ("Max", "Relu")}
+
+
+def _bound(x: ir.Value, node: ir.Node) -> float | None:
+    """Return the number that a node bounds ``x`` by."""
+    if node.op_type == "Relu":
+        return 0.0
+    return scalar(_other(node, x)) if node.op_type in ("Max", "Min") else None
 
 
 def _other(node: ir.Node, x: ir.Value) -> ir.Value | None:
@@ -198,15 +235,19 @@ def _only(value: ir.Value, op: str) -> ir.Node | None:
 def _products(x: ir.Value, node: ir.Node) -> Iterator[Found]:
     """``x * g(x)``: SiLU, HardSwish, Mish."""
     gate, used = node.outputs[0], [node]
+    limits: tuple[float, float] | None = None
     if node.op_type == "Sigmoid":
         name = "Silu"
     elif node.op_type == "HardSigmoid":
         name = "HardSwish"
     elif node.op_type == "Mul" and (inner := _only(gate, "Sigmoid")) is not None:
         # x * Sigmoid(k x): the quick GELU of some encoders
-        if scalar(_other(node, x)) is None:
+        steepness = scalar(_other(node, x))
+        found = None if steepness is None else next(_gated(steepness), None)
+        if found is None:
             return
-        gate, used, name = inner.outputs[0], [node, inner], "Silu"
+        name, limits = found
+        gate, used = inner.outputs[0], [node, inner]
     elif node.op_type == "Softplus" and (inner := _only(gate, "Tanh")) is not None:
         gate, used, name = inner.outputs[0], [node, inner], "Mish"
     elif node.op_type == "Add" and scalar(_other(node, x)) == 3.0:
@@ -216,12 +257,15 @@ def _products(x: ir.Value, node: ir.Node) -> Iterator[Found]:
         return
     product = _only(gate, "Mul")
     if product is not None and _other(product, gate) is x:
-        yield name, _default(name), product.outputs[0], [*used, product]
+        yield name, limits or _default(name), product.outputs[0], [*used, product]
 
 
 def _hard_swish(x: ir.Value, node: ir.Node) -> Iterator[Found]:
     """``x * clip(x + 3, 0, 6) / 6`` in either order of the last two."""
-    for name, _, clipped, used in _single(node.outputs[0], *readers(node.outputs[0])[:1]):
+    after = readers(node.outputs[0])
+    if len(after) != 1:
+        return
+    for name, _, clipped, used in _single(node.outputs[0], after[0]):
         if name != "Relu6":
             continue
         for first in readers(clipped):
@@ -232,10 +276,9 @@ def _hard_swish(x: ir.Value, node: ir.Node) -> Iterator[Found]:
                     yield "HardSwish", _default("HardSwish"), last.outputs[0], [*chain, last]
             elif _is_sixth(first, clipped):
                 last = _only(first.outputs[0], "Mul")
-                other = None if last is None else _other(last, first.outputs[0])
-                if last is not None and other is x:
+                if last is not None and _other(last, first.outputs[0]) is x:
                     yield "HardSwish", _default("HardSwish"), last.outputs[0], [*chain, last]
-                elif other is None:
+                else:
                     yield "HardSigmoid", (0.0, 1.0), first.outputs[0], chain
 
 
@@ -244,7 +287,7 @@ def _is_sixth(node: ir.Node, x: ir.Value) -> bool:
     if factor is None or (node.inputs[0] is not x and node.op_type == "Div"):
         return False
     wanted = {"Div": 6.0, "Mul": 1 / 6}.get(node.op_type)
-    return wanted is not None and abs(factor - wanted) < 1e-5
+    return wanted is not None and abs(factor - wanted) < 1e-3  # 1/6 in bfloat16
 
 
 def _gelu(x: ir.Value, node: ir.Node) -> Iterator[Found]:
@@ -266,11 +309,11 @@ def _gelu(x: ir.Value, node: ir.Node) -> Iterator[Found]:
         if product is None:
             return
         other = _other(product, value)
-        if other is x:
+        if other is x and not saw_x:
             saw_x = True
-        elif scalar(other) == 0.5:
+        elif scalar(other) == 0.5 and not saw_half:
             saw_half = True
-        elif halves and other is halves[0].outputs[0]:
+        elif halves and other is halves[0].outputs[0] and not (saw_x or saw_half):
             saw_x = saw_half = True
             used = [*used, halves[0]]
         else:
@@ -327,7 +370,7 @@ def _ancestors(node: ir.Node, stop: ir.Value) -> set[int]:
 
 
 def _softplus(x: ir.Value, node: ir.Node) -> Iterator[Found]:
-    """``Where(x > threshold, x, Softplus(x))`` and ``Log(1 + Exp(x))``."""
+    """``Where(x > threshold, x, Softplus(x))``, ``Log(1 + Exp(x))``; Softsign ``x / (1 + |x|)``."""
     if node.op_type == "Softplus":
         where = _only(node.outputs[0], "Where")
         if where is not None and where.inputs[1] is x:
@@ -342,3 +385,10 @@ def _softplus(x: ir.Value, node: ir.Node) -> Iterator[Found]:
             if log is not None:
                 used = [node, plus, log]
                 yield "Softplus", _default("Softplus"), log.outputs[0], used
+    elif node.op_type == "Abs":
+        plus = _only(node.outputs[0], "Add")
+        if plus is not None and scalar(_other(plus, node.outputs[0])) == 1.0:
+            ratio = _only(plus.outputs[0], "Div")
+            if ratio is not None and ratio.inputs[0] is x:
+                used = [node, plus, ratio]
+                yield "Softsign", _default("Softsign"), ratio.outputs[0], used

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["Session", "installed_wheels", "onnxruntime_module", "parse_device"]
+__all__ = ["Session", "check_device", "installed_wheels", "onnxruntime_module", "parse_device"]
 
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 # Weights above this many bytes reach onnxruntime as they lie in memory (or in the mapped file)
@@ -97,6 +97,29 @@ def parse_device(device: object) -> tuple[str, int]:
     return match.group(1), int(match.group(2) or 0)
 
 
+def check_device(device: object) -> None:
+    """Run one number on a device: refuse it before any work is done.
+
+    Raises
+    ------
+    BackendError
+        If CUDA is asked for and not to be had.
+    MissingDependencyError
+        If onnxruntime is missing, or installed twice.
+    ValueError
+        If it is not a device.
+    """
+    import onnx_ir as ir_module
+
+    one = ir_module.val("x", ir_module.DataType.FLOAT, [1])
+    node = ir_module.node("Identity", [one])
+    node.outputs[0].name, node.outputs[0].type = "y", one.type
+    graph = ir_module.Graph(
+        [one], [node.outputs[0]], nodes=[node], opset_imports={"": 18}, name="one number"
+    )
+    Session(ir_module.Model(graph, ir_version=10), device).run({"x": np.ones(1, np.float32)}, ["y"])
+
+
 class Session:
     """One onnxruntime session on one device.
 
@@ -165,8 +188,11 @@ class Session:
         BackendError
             If onnxruntime fails; its own message is kept.
         """
-        binding = self._session.io_binding()
         try:
+            if any(array.dtype.kind in "OUS" for array in feeds.values()):
+                # strings cannot be bound
+                return list(self._session.run(list(outputs), dict(feeds)))
+            binding = self._session.io_binding()
             for name, array in feeds.items():
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name in outputs:
@@ -208,7 +234,7 @@ def _options(ort: ModuleType) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # an error comes back as an exception, which may be expected
     return options
 
 
@@ -218,6 +244,7 @@ def _serialise(ort: ModuleType, model: ir.Model) -> tuple[bytes, dict[str, Any]]
     from onnx import TensorProto
 
     large: dict[str, ir.TensorProtocol] = {}
+    small: dict[str, ir.TensorProtocol] = {}
     for name, value in model.graph.initializers.items():
         tensor = value.const_value
         if tensor is None:
@@ -229,15 +256,21 @@ def _serialise(ort: ModuleType, model: ir.Model) -> tuple[bytes, dict[str, Any]]
             and tensor.dtype.bitwidth >= 8
         ):
             large[name] = tensor
+        elif isinstance(tensor, ir_module.ExternalTensor):
+            small[name] = tensor  # the session is made of bytes: there is no file beside them
     stub = np.zeros(0, np.uint8)
     try:
         for name in large:
             model.graph.initializers[name].const_value = ir_module.Tensor(
                 stub, dtype=ir_module.DataType.UINT8, shape=ir_module.Shape([0]), name=name
             )
+        for name, tensor in small.items():
+            model.graph.initializers[name].const_value = ir_module.Tensor(
+                tensor.numpy(), dtype=tensor.dtype, name=name
+            )
         proto = ir_module.to_proto(model)
     finally:
-        for name, tensor in large.items():
+        for name, tensor in (large | small).items():
             model.graph.initializers[name].const_value = tensor
     weights = {}
     for entry in proto.graph.initializer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -117,7 +118,7 @@ def topology_of(
     loaded = load_model(model, input)
     varies = _variation(loaded.ir)
     found = [(node, op) for node in loaded.ir.graph if (op := layer_op(node, varies)) is not None]
-    keys = _keys([node for node, _ in found], [op for _, op in found])
+    keys = _keys(found, varies, loaded.origins)
     layers = {
         key: _layer(key, node, op, varies) for key, (node, op) in zip(keys, found, strict=True)
     }
@@ -280,13 +281,24 @@ def _edges(model: ir.Model, layers: dict[str, Layer]) -> Iterator[tuple[str, str
 def _notes(model: ir.Model, varies: Callable[[ir.Value | None], bool]) -> Iterator[str]:
     """Say which layers stand where this analysis does not look: inside control flow."""
     for node in model.graph:
-        hidden = sum(1 for inner in _inner_nodes(node) if layer_op(inner, lambda v: True) or
-                     inner.op_type in ("MatMul", "Gemm", "Conv"))  # fmt: skip
+        hidden = sum(
+            1
+            for inner in _inner_nodes(node)
+            if layer_op(inner, _holds_no_data) or inner.op_type in _PRODUCTS
+        )
         if hidden:
             yield (
                 f"{node.op_type} node {node.name or node.outputs[0].name!r} holds {hidden} "
                 "operators that would be layers; control flow is not looked into"
             )
+
+
+# Their weights may be computed inside the branch.
+_PRODUCTS = ("MatMul", "Gemm", "Conv", "ConvTranspose")
+
+
+def _holds_no_data(value: ir.Value | None) -> bool:
+    return value is not None and value.const_value is None
 
 
 def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
@@ -300,33 +312,43 @@ def _inner_nodes(node: ir.Node) -> Iterator[ir.Node]:
 # --- keys ------------------------------------------------------------------------------------
 
 
-def _keys(nodes: list[ir.Node], ops: list[LayerOp]) -> list[str]:
+def _keys(
+    found: list[tuple[ir.Node, LayerOp]],
+    varies: Callable[[ir.Value | None], bool],
+    origins: dict[str, str],
+) -> list[str]:
     """Give each layer a unique, stable key."""
-    weights = [_weight_name(n, op) for n, op in zip(nodes, ops, strict=True)]
-    shared = {w for w in weights if w is not None and weights.count(w) > 1}
+    weights = [_weight_name(node, op, varies, origins) for node, op in found]
+    uses = Counter(weights)
     names = []
-    for node, weight in zip(nodes, weights, strict=True):
-        unshared = None if weight in shared else weight
+    for (node, _), weight in zip(found, weights, strict=True):
+        unshared = weight if uses[weight] == 1 else None
         names.append(_module_path(node, unshared) or _plain_name(node, unshared))
-    seen: dict[str, int] = {}
-    keys = []
+    # a name that a file gives twice makes way for one that it gives once
+    taken = {name for name, count in Counter(names).items() if count == 1}
+    keys: dict[str, None] = {}
     for name in names:
-        seen[name] = seen.get(name, 0) + 1
-        keys.append(name if seen[name] == 1 else f"{name}#{seen[name]}")
-    return keys
+        key, count = name, 1
+        while key in keys or (key in taken and key != name):
+            count += 1
+            key = f"{name}#{count}"
+        keys[key] = None
+    return list(keys)
 
 
-def _weight_name(node: ir.Node, op: LayerOp) -> str | None:
+def _weight_name(
+    node: ir.Node,
+    op: LayerOp,
+    varies: Callable[[ir.Value | None], bool],
+    origins: dict[str, str],
+) -> str | None:
     """Return the name of the initializer behind a layer's weight input."""
     value = None if op.weight is None else node.inputs[op.weight]
-    while value is not None:
-        if value.const_value is not None:
-            return value.name
-        producer = value.producer()
-        if producer is None or not producer.inputs:
-            return None
-        value = producer.inputs[0]
-    return None
+    if value is None or value.name is None or varies(value):
+        return None
+    if value.name in origins:
+        return origins[value.name]
+    return value.name if value.const_value is not None else None
 
 
 _WEIGHT_SUFFIXES = (".weight", ".kernel", ".weight_orig", ".weight_quantized")
@@ -354,8 +376,22 @@ def _module_path(node: ir.Node, weight: str | None) -> str | None:
 _COUNTED = re.compile(r"^(val_?\d*|onnx::.*|\d+|const.*_\d+|.*__\d+)$", re.IGNORECASE)
 
 
+# What TensorFlow and its converters put behind the name of a layer.
+_TENSORFLOW_ENDINGS = re.compile(
+    r"(:0|/ReadVariableOp(/resource)?|/kernel|/convolution(/ExpandDims_1)?|/MatMul|/Conv2D|/BiasAdd)$"
+)
+
+
 def _plain_name(node: ir.Node, weight: str | None) -> str:
     for candidate in (weight, node.name, node.outputs[0].name):
         if candidate and not _COUNTED.match(candidate):
-            return candidate
+            return _readable(candidate)
     return str(weight or node.name or node.outputs[0].name)
+
+
+def _readable(name: str) -> str:
+    """Cut TensorFlow's endings off: ``dense/MatMul/ReadVariableOp:0`` is layer ``dense``."""
+    short = name.split(";")[0]  # TensorFlow Lite joins the names of what it fused
+    while (cut := _TENSORFLOW_ENDINGS.sub("", short)) not in ("", short):
+        short = cut
+    return short or name
