@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 __all__ = ["SpanRunner", "runner"]
 
-# Floats that one run may hold at its two ends: 16 MB, so that a chunk's batch stays near the cache.
+# Floats that one run may hold in its largest tensor, or at its two ends: 16 MB, so that a chunk's
+# batch stays near the cache, and a narrow span through wide layers does not eat the memory.
 _FLOATS_A_RUN = 1 << 22
 
 
@@ -39,7 +40,7 @@ class SpanRunner:
         self.span = span
         self._session = span.session(device)
         self.provider = self._session.provider
-        width = span.n_inputs + span.n_outputs
+        width = max(span.n_inputs + span.n_outputs, span.widest)
         self.rows = max(1, min(CHUNK, _FLOATS_A_RUN // width)) if span.batched else 1
         self._output = str(span.model.graph.outputs[0].name)
         dtype = span.model.graph.inputs[0].dtype
@@ -68,10 +69,10 @@ class SpanRunner:
         for start in range(0, n, self.rows):
             part = x[start : start + self.rows]
             count = len(part)
-            if count < self.rows:  # the runtime always sees the same batch
-                padded = np.zeros((self.rows, x.shape[1]), x.dtype)
-                padded[:count] = part
-                part = padded
+            if count < self.rows:
+                # the runtime always sees the same batch; a sample of the batch itself fills it up,
+                # since zeros may be outside what an activation is defined for
+                part = np.concatenate([part, np.repeat(part[:1], self.rows - count, axis=0)])
             out[start : start + count] = self._run(part)[:count]
         return out
 

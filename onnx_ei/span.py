@@ -7,7 +7,9 @@ down to one output position and the inputs that reach it (``positions="one"``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import prod
 from typing import TYPE_CHECKING, Any
@@ -16,9 +18,11 @@ import networkx as nx
 import numpy as np
 
 from .activations import NO_RANGE, Override, resolve_activation
+from .cut import Cut, NotLocalError, nodes_between
 from .errors import BackendError, ModelError, UnboundedSpanError, UnsupportedModelError, closest
+from .positions import position_window
 from .sessions import Session, parse_device
-from .submodel import Cut, NotLocalError, build, nodes_between, position_window
+from .submodel import SubModel, build
 from .topology import Key, Layer, layer_of, model_of
 from .windows import Window
 
@@ -59,11 +63,13 @@ class Span:
         ``"one"`` or ``"all"``.
     function : callable or None
         An activation that is not part of the model: called on its output.
+    widest : int
+        Elements that one sample has in the largest tensor between the ends.
     """
 
     layer: str
     in_layer: str
-    model: ir.Model
+    model: ir.Model = field(repr=False)
     in_window: Window
     out_window: Window
     in_shape: tuple[int, ...]
@@ -73,6 +79,7 @@ class Span:
     batched: bool
     positions: str
     function: Callable[[NDArray[Any]], NDArray[Any]] | None
+    widest: int
     sessions: dict[tuple[str, int], Session] = field(repr=False)
     runners: dict[object, Any] = field(default_factory=dict, repr=False)
 
@@ -147,14 +154,29 @@ def span_of(
     key = (
         "span", start.key, end.key, positions,
         None if override is None else (override.key,),
-        background if background is None or isinstance(background, str) else id(background),
+        _fingerprint(background),
     )  # fmt: skip
     cache = model_of(topology).cache
     if key not in cache:
-        # the background is kept beside the span, so that its id stays its own
-        cache[key] = _make(topology, start, end, override, positions, background), background
-    span: Span = cache[key][0]
+        cache[key] = _make(topology, start, end, override, positions, background)
+    span: Span = cache[key]
     return span
+
+
+def _fingerprint(background: str | Mapping[str, Any] | None) -> object:
+    """Return a key of a background's values: a caller may change its arrays between two calls."""
+    if background is None or isinstance(background, str):
+        return background
+    if not isinstance(background, Mapping):
+        raise TypeError(
+            "background must be 'reference', 'zeros' or a dict of arrays by tensor name, "
+            f"got {type(background).__name__}"
+        )
+    arrays = {str(name): np.ascontiguousarray(a) for name, a in background.items()}
+    return tuple(
+        (name, a.shape, a.dtype.str, hashlib.sha256(a.tobytes()).digest())
+        for name, a in sorted(arrays.items())
+    )
 
 
 def _check_ends(topology: nx.DiGraph[Any], start: Layer, end: Layer) -> None:
@@ -189,14 +211,15 @@ def _make(
         sides=_background(topology, start, end, sides, background),
         opsets=dict(model.ir.opset_imports),
         activation=None if override is None else override.activation,
-        example_given=model.example is not None,
+        batch=_batch_size(model.ir),
     )
-    sub, in_window, out_window = _build(cut, end, positions)
+    sub, in_window, out_window, widest = _build(cut, end, positions)
     _refuse_nan(sub, end)
     in_range = NO_RANGE if start.before is None else start.before.range
     session = Session(sub, "cpu")
     in_shape = _units(sub)
-    batched, out_shape = _probe(session, sub, in_shape, in_range)
+    with _running_alone(start, end):
+        batched, out_shape = _probe(session, sub, in_shape, in_range)
     return Span(
         layer=end.key,
         in_layer=start.key,
@@ -210,8 +233,26 @@ def _make(
         batched=batched,
         positions=positions,
         function=None if override is None else override.function,
+        widest=widest,
         sessions={("cpu", 0): session},
     )
+
+
+@contextmanager
+def _running_alone(start: Layer, end: Layer) -> Iterator[None]:
+    try:
+        yield
+    except BackendError as error:
+        raise UnsupportedModelError(
+            f"the span from {start.key!r} to {end.key!r} does not run on its own: {error}"
+        ) from error
+
+
+def _batch_size(model: ir.Model) -> int:
+    """Return the batch that the model's first input has: 1 unless the file fixes another."""
+    first = model.graph.inputs[0].shape if model.graph.inputs else None
+    size = first[0] if first is not None and len(first) > 0 else 1
+    return size if isinstance(size, int) else 1
 
 
 def _units(sub: ir.Model) -> tuple[int, ...]:
@@ -224,14 +265,22 @@ def _out_range(end: Layer, override: Override | None) -> tuple[float, float]:
     return NO_RANGE if end.after is None else end.after.range
 
 
-def _build(cut: Cut, end: Layer, positions: str) -> tuple[ir.Model, Window, Window]:
+def _build(cut: Cut, end: Layer, positions: str) -> SubModel:
     window = None if positions == "all" else position_window(cut, end)
     try:
         return build(cut, window, local=True)
     except NotLocalError:
         # what one position needs is not a window of every tensor: compute whole tensors and keep
         # the one position of the result
+        pass
+    try:
         return build(cut, window, local=False)
+    except NotLocalError as error:
+        raise UnsupportedModelError(
+            f"one position of layer {end.key!r} needs all of tensor {str(error)!r}, whose shape is "
+            "open; pass an example input that settles it (input= of topology_of, --input-shape on "
+            "the command line)"
+        ) from error
 
 
 def _background(
@@ -321,6 +370,6 @@ def _probe(
     # half precision cannot keep 1e-5: four units in its last place
     narrow = np.finfo(dtype).eps if np.issubdtype(dtype, np.floating) else 0.0
     tolerance = max(BATCH_TOLERANCE, 4 * float(narrow))
-    scale = float(np.nanmax(np.abs(single), initial=0.0))
+    scale = np.abs(single[np.isfinite(single)]).max(initial=0.0)
     same = np.allclose(batch, single, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
     return bool(same), shape[1:]
