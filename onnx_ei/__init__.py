@@ -7,33 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .analysis import Analysis as Analysis
-    from .analysis import Row as Row
-    from .analysis import analyze as analyze
-    from .errors import BackendError as BackendError
-    from .errors import MissingDependencyError as MissingDependencyError
-    from .errors import ModelError as ModelError
-    from .errors import NotConvergedWarning as NotConvergedWarning
-    from .errors import OnnxEiError as OnnxEiError
-    from .errors import OnnxEiWarning as OnnxEiWarning
-    from .errors import OutOfRangeWarning as OutOfRangeWarning
-    from .errors import UnboundedSpanError as UnboundedSpanError
-    from .errors import UndersampledWarning as UndersampledWarning
-    from .errors import UnknownLayerError as UnknownLayerError
-    from .errors import UnsupportedModelError as UnsupportedModelError
-    from .measures import degeneracy as degeneracy
-    from .measures import ei as ei
-    from .measures import ei_parts as ei_parts
-    from .measures import ei_parts_matrix as ei_parts_matrix
-    from .measures import eis_between_groups as eis_between_groups
-    from .measures import measure as measure
-    from .measures import mutual_information as mutual_information
-    from .measures import phi as phi
-    from .measures import sensitivity as sensitivity
-    from .measures import sensitivity_matrix as sensitivity_matrix
-    from .measures import vector_and_pairwise_ei as vector_and_pairwise_ei
-    from .results import Measurement as Measurement
-    from .topology import topology_of as topology_of
+    from onnx_ei.analysis import Analysis as Analysis
+    from onnx_ei.analysis import Row as Row
+    from onnx_ei.analysis import analyze as analyze
+    from onnx_ei.errors import BackendError as BackendError
+    from onnx_ei.errors import MissingDependencyError as MissingDependencyError
+    from onnx_ei.errors import ModelError as ModelError
+    from onnx_ei.errors import NotConvergedWarning as NotConvergedWarning
+    from onnx_ei.errors import OnnxEiError as OnnxEiError
+    from onnx_ei.errors import OnnxEiWarning as OnnxEiWarning
+    from onnx_ei.errors import OutOfRangeWarning as OutOfRangeWarning
+    from onnx_ei.errors import UnboundedSpanError as UnboundedSpanError
+    from onnx_ei.errors import UndersampledWarning as UndersampledWarning
+    from onnx_ei.errors import UnknownLayerError as UnknownLayerError
+    from onnx_ei.errors import UnsupportedModelError as UnsupportedModelError
+    from onnx_ei.measures import degeneracy as degeneracy
+    from onnx_ei.measures import ei as ei
+    from onnx_ei.measures import ei_parts as ei_parts
+    from onnx_ei.measures import ei_parts_matrix as ei_parts_matrix
+    from onnx_ei.measures import eis_between_groups as eis_between_groups
+    from onnx_ei.measures import measure as measure
+    from onnx_ei.measures import mutual_information as mutual_information
+    from onnx_ei.measures import phi as phi
+    from onnx_ei.measures import sensitivity as sensitivity
+    from onnx_ei.measures import sensitivity_matrix as sensitivity_matrix
+    from onnx_ei.measures import vector_and_pairwise_ei as vector_and_pairwise_ei
+    from onnx_ei.results import Measurement as Measurement
+    from onnx_ei.topology import topology_of as topology_of
 
 _HOMES = {
     "analysis": ("Analysis", "Row", "analyze"),

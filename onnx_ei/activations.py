@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import closest
+from onnx_ei.errors import closest
 
 if TYPE_CHECKING:
     import onnx_ir as ir

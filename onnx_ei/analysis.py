@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
-from .errors import (
+from onnx_ei.errors import (
     BackendError,
     OnnxEiError,
     UnboundedSpanError,
@@ -18,10 +18,10 @@ from .errors import (
     UnsupportedModelError,
     closest,
 )
-from .measures import measure_many
-from .results import Measurement
-from .span import Span, span_of
-from .topology import model_of, topology_of
+from onnx_ei.measures import measure_many
+from onnx_ei.results import Measurement
+from onnx_ei.span import Span, span_of
+from onnx_ei.topology import model_of, topology_of
 
 if TYPE_CHECKING:
     import onnx

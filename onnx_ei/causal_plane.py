@@ -9,8 +9,8 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_ei._sampling.parameters import Options, Range, with_options
 from onnx_ei.measuring import measure, scalar
-from onnx_ei.parameters import Options, Range, with_options
 
 __all__ = ["degeneracy", "phi", "sensitivity", "sensitivity_matrix"]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 if TYPE_CHECKING:
-    from .analysis import Analysis, Row
+    from onnx_ei.analysis import Analysis, Row
 
 __all__ = ["app", "main"]
 
@@ -78,14 +78,14 @@ def describe_command(
 ) -> None:
     """List a model's layers: keys, operators, activations, shapes, units."""
     with _errors(debug):
-        from .analysis import describe
+        from onnx_ei.analysis import describe
 
         topology = _topology(model, input_shape)
         found = describe(topology, layers, positions=positions, background=background)
         if json:
             _print_json(found.to_dict())
         else:
-            from .tables import describe_table
+            from onnx_ei.tables import describe_table
 
             _show(describe_table(found), found)
 
@@ -123,7 +123,7 @@ def run_command(
 ) -> None:
     """Measure a model's layers: one row each, with standard errors."""
     with _errors(debug):
-        from .sessions import check_device
+        from onnx_ei.sessions import check_device
 
         names = _measure_names(measures)
         limits = None if input_range is None else _pair(input_range)
@@ -148,7 +148,7 @@ def run_command(
         if json:
             _print_json(found.to_dict())
         else:
-            from .tables import remarks, run_table
+            from onnx_ei.tables import remarks, run_table
 
             _show(run_table(found, names), found)
             for remark in remarks(found):
@@ -164,7 +164,7 @@ def run_command(
 def doctor_command(json: Json = False, debug: Debug = False) -> None:
     """Say what this installation has: versions, providers, threads, and what is wrong with it."""
     with _errors(debug):
-        from .doctor import examine, problems
+        from onnx_ei.doctor import examine, problems
 
         facts = examine()
         faults = problems(facts)
@@ -182,8 +182,8 @@ def doctor_command(json: Json = False, debug: Debug = False) -> None:
 
 
 def _measure_names(given: str) -> list[str]:
-    from .analysis import DEFAULT_MEASURES
-    from .errors import closest
+    from onnx_ei.analysis import DEFAULT_MEASURES
+    from onnx_ei.errors import closest
 
     names = [name.strip() for name in given.split(",") if name.strip()]
     for name in names:
@@ -203,11 +203,11 @@ def _pair(given: str) -> tuple[float, float]:
 
 
 def _topology(path: str, shapes: list[str] | None) -> Any:
-    from .topology import topology_of
+    from onnx_ei.topology import topology_of
 
     if not shapes:
         return topology_of(path)
-    from .loading import example_of_shape
+    from onnx_ei.loading import example_of_shape
 
     return topology_of(path, example_of_shape(path, dict(_shape(s) for s in shapes)))
 
@@ -230,8 +230,8 @@ def _run(topology: Any, names: list[str], layers: list[str] | None, **options: A
     from rich import progress as rich_progress
     from rich.console import Console
 
-    from .analysis import analyze, select_layers
-    from .errors import OnnxEiWarning
+    from onnx_ei.analysis import analyze, select_layers
+    from onnx_ei.errors import OnnxEiWarning
 
     total = len(select_layers(topology, layers))
     console = Console(stderr=True)
@@ -278,7 +278,12 @@ def _say(text: str) -> None:
 @contextmanager
 def _errors(debug: bool) -> Iterator[None]:
     """Turn errors into one line and an exit code."""
-    from .errors import BackendError, MissingDependencyError, ModelError, UnsupportedModelError
+    from onnx_ei.errors import (
+        BackendError,
+        MissingDependencyError,
+        ModelError,
+        UnsupportedModelError,
+    )
 
     if debug:
         yield

@@ -8,8 +8,8 @@ import os
 import platform
 from typing import Any
 
-from .errors import OnnxEiError
-from .sessions import installed_wheels, onnxruntime_module
+from onnx_ei.errors import OnnxEiError
+from onnx_ei.sessions import installed_wheels, onnxruntime_module
 
 __all__ = ["examine", "problems"]
 
@@ -73,7 +73,7 @@ def _version(name: str) -> str | None:
 def _threads() -> tuple[int, str]:
     import numpy as np
 
-    from .histogram import state_ids
+    from onnx_ei.histogram import state_ids
 
     numba: Any = importlib.import_module("numba")
     # the layer is chosen at the first parallel call

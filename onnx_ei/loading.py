@@ -14,10 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ModelError, closest
-from .example import bind_example, declared, fits, fix_shapes, neutral_inputs, shown, static
-from .reading import read_model, read_path
-from .sessions import Session
+from onnx_ei._graph.example import (
+    bind_example,
+    declared,
+    fits,
+    fix_shapes,
+    neutral_inputs,
+    shown,
+    static,
+)
+from onnx_ei._graph.reading import read_model, read_path
+from onnx_ei.errors import ModelError, closest
+from onnx_ei.sessions import Session
 
 if TYPE_CHECKING:
     import onnx

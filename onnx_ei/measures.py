@@ -14,10 +14,10 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_ei._sampling.engine import GroupsArgument
+from onnx_ei._sampling.parameters import Options, Range, with_options
 from onnx_ei.causal_plane import degeneracy, phi, sensitivity, sensitivity_matrix
-from onnx_ei.engine import GroupsArgument
 from onnx_ei.measuring import measure, measure_many, mutual_information, scalar
-from onnx_ei.parameters import Options, Range, with_options
 from onnx_ei.results import Measurement
 
 __all__ = [

@@ -9,17 +9,23 @@ import networkx as nx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onnx_ei._sampling.engine import DROPPED_SHARE, GroupsArgument, sample, warn
+from onnx_ei._sampling.parameters import (
+    DEFAULT_MAX_SAMPLES,
+    Options,
+    Parameters,
+    Range,
+    with_options,
+)
+from onnx_ei._sampling.progress import ProgressOption
+from onnx_ei._sampling.quantities import quantities
+from onnx_ei._sampling.source import binned
 from onnx_ei.binning import Binning
-from onnx_ei.engine import DROPPED_SHARE, GroupsArgument, sample, warn
 from onnx_ei.errors import OutOfRangeWarning
 from onnx_ei.histogram import joint_counts
 from onnx_ei.information import DEFAULT_ESTIMATOR, information_of_counts
-from onnx_ei.parameters import DEFAULT_MAX_SAMPLES, Options, Parameters, Range, with_options
-from onnx_ei.progress import ProgressOption
-from onnx_ei.quantities import quantities
 from onnx_ei.results import Measurement
 from onnx_ei.runtime import runner
-from onnx_ei.source import binned
 from onnx_ei.span import span_of
 
 __all__ = ["measure", "measure_many", "mutual_information", "scalar"]

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import BackendError
-from .noise import CHUNK
-from .sessions import parse_device
+from onnx_ei.errors import BackendError
+from onnx_ei.noise import CHUNK
+from onnx_ei.sessions import parse_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from .span import Span
+    from onnx_ei.span import Span
 
 __all__ = ["SpanRunner", "runner"]
 

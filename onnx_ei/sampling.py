@@ -13,6 +13,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_ei._sampling.progress import Progress
+from onnx_ei._sampling.source import Source, binned, binned_outputs, output_binning, part, slices
 from onnx_ei.binning import Binning
 from onnx_ei.histogram import Keys, pack_keys
 from onnx_ei.information import (
@@ -22,8 +24,6 @@ from onnx_ei.information import (
     vector_information,
 )
 from onnx_ei.noise import CHUNK
-from onnx_ei.progress import Progress
-from onnx_ei.source import Source, binned, binned_outputs, output_binning, part, slices
 
 __all__ = ["Group", "JointSampler", "PairwiseResult"]
 
@@ -110,7 +110,7 @@ class JointSampler:
 
     Examples
     --------
-    Made by :func:`onnx_ei.engine.sample`.
+    Made by :func:`onnx_ei._sampling.engine.sample`.
     """
 
     def __init__(

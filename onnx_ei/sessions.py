@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import BackendError, MissingDependencyError, ModelError
+from onnx_ei.errors import BackendError, MissingDependencyError, ModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -17,14 +17,20 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
-from .activations import NO_RANGE, Override, resolve_activation
-from .cut import Cut, NotLocalError, nodes_between
-from .errors import BackendError, ModelError, UnboundedSpanError, UnsupportedModelError, closest
-from .positions import position_window
-from .sessions import Session, parse_device
-from .submodel import SubModel, build
-from .topology import Key, Layer, layer_of, model_of
-from .windows import Window
+from onnx_ei._graph.cut import Cut, NotLocalError, nodes_between
+from onnx_ei._graph.positions import position_window
+from onnx_ei._graph.submodel import SubModel, build
+from onnx_ei._graph.windows import Window
+from onnx_ei.activations import NO_RANGE, Override, resolve_activation
+from onnx_ei.errors import (
+    BackendError,
+    ModelError,
+    UnboundedSpanError,
+    UnsupportedModelError,
+    closest,
+)
+from onnx_ei.sessions import Session, parse_device
+from onnx_ei.topology import Key, Layer, layer_of, model_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

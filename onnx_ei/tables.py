@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from .convergence import UNRELIABLE
-from .engine import DROPPED_SHARE, FULL_COVERAGE
+from onnx_ei._sampling.convergence import UNRELIABLE
+from onnx_ei._sampling.engine import DROPPED_SHARE, FULL_COVERAGE
 
 if TYPE_CHECKING:
-    from .analysis import Analysis, Row, Shape
-    from .results import Measurement
+    from onnx_ei.analysis import Analysis, Row, Shape
+    from onnx_ei.results import Measurement
 
 __all__ = ["describe_table", "remarks", "run_table"]
 

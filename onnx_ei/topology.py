@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
-from .errors import ModelError, UnknownLayerError, closest
-from .loading import Model, load_model
-from .operators import KEEPING, LayerOp, is_affine, layer_op
-from .patterns import Match, match_activation, producing_activation, readers
-from .windows import dims_of
+from onnx_ei._graph.operators import KEEPING, LayerOp, is_affine, layer_op
+from onnx_ei._graph.patterns import Match, match_activation, producing_activation, readers
+from onnx_ei._graph.windows import dims_of
+from onnx_ei.errors import ModelError, UnknownLayerError, closest
+from onnx_ei.loading import Model, load_model
 
 if TYPE_CHECKING:
     import onnx
@@ -242,7 +242,7 @@ def _input_side(value: ir.Value) -> Match | None:
 
 
 def _attributes(layer: Layer) -> dict[str, Any]:
-    from .activations import NO_RANGE
+    from onnx_ei.activations import NO_RANGE
 
     def end(value: ir.Value, shaped: ir.Value, match: Match | None) -> dict[str, Any]:
         return {

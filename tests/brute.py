@@ -13,10 +13,10 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from onnx_ei._graph.windows import Window
 from onnx_ei.runtime import runner
 from onnx_ei.span import Span, span_of
 from onnx_ei.topology import layer_of, topology_of
-from onnx_ei.windows import Window
 
 Array = NDArray[Any]
 

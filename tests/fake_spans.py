@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei.engine import sample
-from onnx_ei.parameters import Parameters
+from onnx_ei._sampling.engine import sample
+from onnx_ei._sampling.parameters import Parameters
 from onnx_ei.results import Measurement
 
 Function = Callable[[NDArray[Any]], NDArray[Any]]

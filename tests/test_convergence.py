@@ -3,8 +3,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_ei.convergence import Estimate, extrapolated, has_converged, run_schedules
-from onnx_ei.parameters import Parameters
+from onnx_ei._sampling.convergence import Estimate, extrapolated, has_converged, run_schedules
+from onnx_ei._sampling.parameters import Parameters
 
 
 def estimate(value: object, stderr: object = 0.0, coverage: float | None = None) -> Estimate:

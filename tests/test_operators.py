@@ -8,7 +8,7 @@ from typing import Any
 import onnx_ir as ir
 import pytest
 
-from onnx_ei.operators import KEEPING, LayerOp, is_affine, layer_op
+from onnx_ei._graph.operators import KEEPING, LayerOp, is_affine, layer_op
 
 
 def varies(value: ir.Value | None) -> bool:

@@ -7,7 +7,13 @@ import numpy as np
 import pytest
 
 from onnx_ei import measures
-from onnx_ei.parameters import _DEFAULTS, _SHARED_DOC, DEFAULT_MAX_SAMPLES, Options, Parameters
+from onnx_ei._sampling.parameters import (
+    _DEFAULTS,
+    _SHARED_DOC,
+    DEFAULT_MAX_SAMPLES,
+    Options,
+    Parameters,
+)
 
 NAMES = (
     "ei",

@@ -15,10 +15,10 @@ from conftest import require_peer
 from graphs import make, node, scalar
 from onnx import TensorProto, helper
 
+from onnx_ei._graph.patterns import Match, match_activation, producing_activation, readers
+from onnx_ei._graph.patterns import scalar as scalar_of
 from onnx_ei.activations import ACTIVATIONS, NO_RANGE
 from onnx_ei.loading import load_model
-from onnx_ei.patterns import Match, match_activation, producing_activation, readers
-from onnx_ei.patterns import scalar as scalar_of
 from onnx_ei.sessions import Session
 
 ROOT_2 = math.sqrt(2)

@@ -12,6 +12,8 @@ import pytest
 from fake_spans import identity, layer, measured, plain, sigmoid
 from numpy.typing import NDArray
 
+from onnx_ei._sampling.progress import Progress, reporting
+from onnx_ei._sampling.source import run_tasks
 from onnx_ei.errors import (
     MissingDependencyError,
     NotConvergedWarning,
@@ -19,9 +21,7 @@ from onnx_ei.errors import (
     UndersampledWarning,
     UnsupportedModelError,
 )
-from onnx_ei.progress import Progress, reporting
 from onnx_ei.results import Measurement
-from onnx_ei.source import run_tasks
 
 N = 40_000
 

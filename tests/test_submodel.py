@@ -13,7 +13,7 @@ from brute import build, random
 from graphs import node
 from onnx import TensorProto, helper
 
-from onnx_ei.cut import nodes_between
+from onnx_ei._graph.cut import nodes_between
 from onnx_ei.errors import UnboundedSpanError, UnsupportedModelError
 from onnx_ei.runtime import runner
 from onnx_ei.span import span_of

@@ -12,10 +12,10 @@ import pytest
 from brute import build, random
 from graphs import node
 
-from onnx_ei.receptive import demand
+from onnx_ei._graph.receptive import demand
+from onnx_ei._graph.windows import axis_groups, dims_of, full, is_full, union
 from onnx_ei.span import span_of
 from onnx_ei.topology import topology_of
-from onnx_ei.windows import axis_groups, dims_of, full, is_full, union
 
 Groups = list[tuple[list[int], list[int]]]
 

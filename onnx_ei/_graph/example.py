@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import ModelError, closest
+from onnx_ei.errors import ModelError, closest
 
 if TYPE_CHECKING:
     import onnx_ir as ir

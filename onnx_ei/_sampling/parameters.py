@@ -9,10 +9,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeAlias, TypedDict, TypeVar
 
+from onnx_ei._sampling.progress import ProgressOption
 from onnx_ei.binning import MAX_BINS
 from onnx_ei.errors import closest
 from onnx_ei.information import DEFAULT_ESTIMATOR, ESTIMATORS
-from onnx_ei.progress import ProgressOption
 
 __all__ = ["DEFAULT_MAX_SAMPLES", "Options", "Parameters", "Range", "whole", "with_options"]
 

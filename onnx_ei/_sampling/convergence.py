@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei.parameters import Parameters
+from onnx_ei._sampling.parameters import Parameters
 
 __all__ = ["Estimate", "Outcome", "extrapolated", "has_converged", "run_schedules", "schedule"]
 

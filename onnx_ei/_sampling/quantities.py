@@ -9,12 +9,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei.convergence import Estimate
+from onnx_ei._sampling.convergence import Estimate
+from onnx_ei._sampling.parameters import Parameters
+from onnx_ei._sampling.sweeping import SweepInformation
 from onnx_ei.errors import closest
 from onnx_ei.information import PairwiseInformation, VectorInformation, block_stderr
-from onnx_ei.parameters import Parameters
 from onnx_ei.results import Value
-from onnx_ei.sweeping import SweepInformation
 
 __all__ = ["MEASURES", "Counted", "Quantity", "quantities"]
 

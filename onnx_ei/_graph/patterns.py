@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .activations import ACTIVATIONS
+from onnx_ei.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
     import onnx_ir as ir

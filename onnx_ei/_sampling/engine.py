@@ -10,20 +10,26 @@ from typing import Protocol, TypeAlias
 
 import numpy as np
 
-from onnx_ei.convergence import FULL_COVERAGE, UNRELIABLE, Estimate, Outcome, run_schedules
+from onnx_ei._sampling.convergence import (
+    FULL_COVERAGE,
+    UNRELIABLE,
+    Estimate,
+    Outcome,
+    run_schedules,
+)
+from onnx_ei._sampling.parameters import Parameters, Range, whole
+from onnx_ei._sampling.progress import Progress, reporting
+from onnx_ei._sampling.quantities import Counted, Quantity, quantities
+from onnx_ei._sampling.source import Runner, Source
+from onnx_ei._sampling.sweeping import SweepSampler
 from onnx_ei.errors import (
     NotConvergedWarning,
     OutOfRangeWarning,
     UndersampledWarning,
     UnsupportedModelError,
 )
-from onnx_ei.parameters import Parameters, Range, whole
-from onnx_ei.progress import Progress, reporting
-from onnx_ei.quantities import Counted, Quantity, quantities
 from onnx_ei.results import Measurement
 from onnx_ei.sampling import ALL, Group, JointSampler
-from onnx_ei.source import Runner, Source
-from onnx_ei.sweeping import SweepSampler
 
 __all__ = [
     "DROPPED_SHARE",
@@ -340,6 +346,6 @@ def warn(message: str, category: type[Warning]) -> None:
     'x'
     """
     level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(__package__):
+    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "onnx_ei":
         frame, level = frame.f_back, level + 1
     warnings.warn(message, category, stacklevel=max(level, 1))

@@ -14,10 +14,10 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_ei._sampling.parameters import Parameters, Range
+from onnx_ei._sampling.progress import Progress
 from onnx_ei.binning import MAX_BINS, Binning, bin_values
 from onnx_ei.noise import CHUNK, uniform_chunk
-from onnx_ei.parameters import Parameters, Range
-from onnx_ei.progress import Progress
 
 __all__ = [
     "Runner",
@@ -100,7 +100,7 @@ class Source:
 
     Examples
     --------
-    Made by :func:`onnx_ei.engine.sample`.
+    Made by :func:`onnx_ei._sampling.engine.sample`.
     """
 
     runner: Runner

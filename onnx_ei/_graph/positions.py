@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .cut import Cut
-from .windows import Window, axis_groups, dims_of
+from onnx_ei._graph.cut import Cut
+from onnx_ei._graph.windows import Window, axis_groups, dims_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from .topology import Layer
+    from onnx_ei.topology import Layer
 
 __all__ = ["position_window"]
 

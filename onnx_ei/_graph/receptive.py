@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .windows import Window, axis_groups, dims_of, full, is_full
+from onnx_ei._graph.windows import Window, axis_groups, dims_of, full, is_full
 
 if TYPE_CHECKING:
     import onnx_ir as ir

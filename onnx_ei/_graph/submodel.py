@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .cut import Cut, NotLocalError, Plan, make_plan
-from .errors import UnsupportedModelError
-from .windows import Window, axis_groups, dims_of, full
+from onnx_ei._graph.cut import Cut, NotLocalError, Plan, make_plan
+from onnx_ei._graph.windows import Window, axis_groups, dims_of, full
+from onnx_ei.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -11,11 +11,19 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_ei._sampling.progress import Progress
+from onnx_ei._sampling.source import (
+    Source,
+    binned,
+    binned_outputs,
+    output_binning,
+    part,
+    run_tasks,
+    slices,
+)
 from onnx_ei.binning import Binning
 from onnx_ei.information import block_stderr, pairwise_information
 from onnx_ei.noise import CHUNK
-from onnx_ei.progress import Progress
-from onnx_ei.source import Source, binned, binned_outputs, output_binning, part, run_tasks, slices
 
 __all__ = ["SweepInformation", "SweepSampler"]
 
@@ -75,7 +83,7 @@ class SweepSampler:
 
     Examples
     --------
-    Made by :func:`onnx_ei.engine.sample`.
+    Made by :func:`onnx_ei._sampling.engine.sample`.
     """
 
     def __init__(self, source: Source, progress: Progress) -> None:

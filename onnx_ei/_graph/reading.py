@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from .errors import ModelError, closest
+from onnx_ei.errors import ModelError, closest
 
 if TYPE_CHECKING:
     import onnx_ir as ir

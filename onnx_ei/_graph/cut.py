@@ -1,7 +1,7 @@
 """What lies between two tensors of a graph, and which part of each tensor is needed there.
 
-The windows come from :mod:`onnx_ei.receptive`, one operator at a time; here they are planned over a
-whole cut, from its target back to its source.
+The windows come from :mod:`onnx_ei._graph.receptive`, one operator at a time; here they are planned
+over a whole cut, from its target back to its source.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .errors import UnsupportedModelError
-from .receptive import Demand, demand
-from .windows import Window, dims_of, full, union
+from onnx_ei._graph.receptive import Demand, demand
+from onnx_ei._graph.windows import Window, dims_of, full, union
+from onnx_ei.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-    from .activations import Activation
+    from onnx_ei.activations import Activation
 
 __all__ = ["Cut", "NotLocalError", "Plan", "make_plan", "nodes_between"]
 

@@ -1,0 +1,1 @@
+"""What topology and spans are made of: reading, operators, patterns, windows, rewriting."""

@@ -1,0 +1,1 @@
+"""What sampling is made of: parameters, seeded sources, stages, quantities, the engine."""
