@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -20,7 +21,9 @@ import onnx
 import pytest
 from brute import inside, part
 from conftest import REQUIRE_PEERS
+from typer.testing import CliRunner
 
+from onnx_ei.cli import app
 from onnx_ei.errors import UnboundedSpanError, UnsupportedModelError
 from onnx_ei.runtime import runner
 from onnx_ei.span import Span, span_of
@@ -191,3 +194,28 @@ def test_spans_of_two_layers(file: File) -> None:
             span = span_of(topology, last, in_layer=first, background="reference")
         checked += agrees(file, span) is not None
     assert checked > 0 or file.spans == 0
+
+
+# convolutions, pools, dense and recurrent layers, an opaque predictor; the quick ones of the list
+QUICK = ("pnet", "rnet", "gradient_boosting_regressor", "k_neighbors_classifier.validity",
+         "model_v8", "plcmos_v2")  # fmt: skip
+RUN = [f for f in FILES if Path(f.path).stem in QUICK]
+
+
+@pytest.mark.parametrize("file", [pytest.param(f, id=f.name) for f in RUN])
+def test_run_gives_every_layer_a_value_or_a_reason(file: File) -> None:
+    shapes = [f"--input-shape={n}={','.join(map(str, s))}" for n, s in file.shapes.items()]
+    few = ["--samples=100", "--bins=4", "--measures=ei_parts,sensitivity"]
+    outputs = []
+    for command in (["describe", *shapes], ["run", *shapes, *few]):
+        done = CliRunner().invoke(app, [command[0], str(locate(file)), "--json", *command[1:]])
+        assert done.exit_code == 0, done.stderr
+        outputs.append(json.loads(done.stdout)["rows"])
+    described, rows = outputs
+    assert [row["layer"] for row in rows] == [row["layer"] for row in described]
+    assert len(rows) == file.layers
+    assert sum(row["reason"] is None for row in rows) == file.spans
+    for row in rows:
+        values = [m["value"] for m in row["measurements"].values()]
+        assert len(values) == (2 if row["reason"] is None else 0)
+        assert all(value >= 0 for value in values)
