@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_ei._sampling.progress import Progress
-from onnx_ei._sampling.source import Source, binned, binned_outputs, output_binning, part, slices
+from onnx_ei._sampling.source import (
+    Source,
+    binned,
+    binned_outputs,
+    check_histogram,
+    output_binning,
+    part,
+    slices,
+)
 from onnx_ei.binning import Binning
 from onnx_ei.histogram import Keys, pack_keys
 from onnx_ei.information import (
@@ -168,6 +176,7 @@ class JointSampler:
 
     def pairwise(self) -> PairwiseInformation:
         """Return the information of every pair of an input and an output unit."""
+        check_histogram(self._in, self._out_binning(), self._source.parameters.memory)
         n_in, n_out = self._source.n_inputs, self._source.n_outputs
         result = PairwiseResult(n_in, n_out, self._n)
         if self._codes is not None:

@@ -231,6 +231,12 @@ class TestDeterminism:
 
 
 class TestRefusals:
+    @pytest.mark.parametrize("name", ["ei_parts", "sensitivity"])
+    def test_a_histogram_larger_than_the_memory(self, two: nx.DiGraph[Any], name: str) -> None:
+        options = {"samples": 100, "in_bins": 60_000, "out_bins": 60_000}
+        with pytest.raises(ValueError, match="60000 x 60000 bins takes 43201440012 bytes"):
+            measures.measure(name, "fc0", two, **options)
+
     @pytest.mark.parametrize(
         ("arguments", "error", "message"),
         [

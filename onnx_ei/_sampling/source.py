@@ -24,6 +24,7 @@ __all__ = [
     "Source",
     "binned",
     "binned_outputs",
+    "check_histogram",
     "output_binning",
     "part",
     "run_tasks",
@@ -33,6 +34,9 @@ __all__ = [
 FloatArray: TypeAlias = NDArray[np.float64]
 ROUNDING = 4
 """Float32 steps past the end of a range that count as rounding; deep_ei allows 1e-6, 8 of them."""
+
+CELL_BYTES = 12
+"""A count, and the information of the cell, as the pairwise kernel holds them."""
 
 
 class Runner(Protocol):
@@ -154,6 +158,34 @@ class Source:
         progress.plan(stop - start)
         chunks = range(start // CHUNK, ceil(stop / CHUNK))
         run_tasks((partial(task, chunk) for chunk in chunks), self.workers, progress)
+
+
+def check_histogram(inputs: Binning, outputs: Binning, memory: int) -> None:
+    """Refuse bins whose histogram of a single pair is larger than the memory allowed.
+
+    Parameters
+    ----------
+    inputs, outputs : Binning
+        Bins of either end.
+    memory : int
+        Bytes.
+
+    Raises
+    ------
+    ValueError
+        If the largest pair does not fit; the message says how many bytes it takes.
+
+    Examples
+    --------
+    >>> check_histogram(*2 * [Binning.uniform(1, (0, 1), 64)], memory=1 << 20)
+    """
+    rows, columns = int(inputs.n_bins.max()), int(outputs.n_bins.max())
+    needed = CELL_BYTES * (rows + 1) * (columns + 1)
+    if needed > memory:
+        raise ValueError(
+            f"the histogram of one pair at {rows} x {columns} bins takes {needed} bytes, "
+            f"memory_limit is {memory}: use fewer in_bins or out_bins, or raise memory_limit"
+        )
 
 
 def output_binning(lower: FloatArray, upper: FloatArray, source: Source, *, widen: bool) -> Binning:

@@ -16,6 +16,7 @@ from onnx_ei._sampling.source import (
     Source,
     binned,
     binned_outputs,
+    check_histogram,
     output_binning,
     part,
     run_tasks,
@@ -98,6 +99,7 @@ class SweepSampler:
         Nothing is kept between calls: codes of every sweep would be n_inputs times those of EI.
         """
         source = self._source
+        check_histogram(self._in, self._out_binning(), source.parameters.memory)
         shape = (source.n_inputs, source.n_outputs)
         bits = np.empty((2, *shape))
         kept = np.empty(shape, np.int64)
