@@ -37,6 +37,8 @@ ROUNDING = 4
 
 CELL_BYTES = 12
 """A count, and the information of the cell, as the pairwise kernel holds them."""
+SMALL_HISTOGRAM = 1 << 26
+"""Bytes of a pair's histogram that no memory limit refuses: tiles of codes are what it is for."""
 
 
 class Runner(Protocol):
@@ -181,10 +183,11 @@ def check_histogram(inputs: Binning, outputs: Binning, memory: int) -> None:
     """
     rows, columns = int(inputs.n_bins.max()), int(outputs.n_bins.max())
     needed = CELL_BYTES * (rows + 1) * (columns + 1)
-    if needed > memory:
+    allowed = max(memory, SMALL_HISTOGRAM)
+    if needed > allowed:
         raise ValueError(
             f"the histogram of one pair at {rows} x {columns} bins takes {needed} bytes, "
-            f"memory_limit is {memory}: use fewer in_bins or out_bins, or raise memory_limit"
+            f"allowed are {allowed}: use fewer in_bins or out_bins, or raise memory_limit"
         )
 
 
