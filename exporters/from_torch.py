@@ -124,17 +124,19 @@ def export_torch(
     ...     export_torch(net, torch.zeros(1, 4), f"{folder}/net.onnx").name
     'net.onnx'
     """
-    _require("torch", "onnx-ei[torch]")
+    require("torch", "onnx-ei[torch]")
     if check:
-        _require("onnxruntime", "onnx-ei[cpu]", "or pass check=False to skip the comparison")
+        require("onnxruntime", "onnx-ei[cpu]", "or pass check=False to skip the comparison")
     import torch
 
     path = Path(path)
     _validate(model, path, opset, max_inline_bytes)
     example = example_of(model, input)
-    with _evaluating(model), torch.no_grad():
-        _run(model, example)
-        program, example, free = _export(model, example, opset)
+    with evaluating(model), torch.no_grad():
+        run(model, example)
+        program, example, reason = export_program(model, example, opset)
+        if reason is not None:
+            _warn_of_fixed_batch(model, example, reason)
         _name_folded_weights(program, {k: v.numel() for k, v in model.state_dict().items()})
         _clean(program)
         # Beside the target, so that the last step is a rename and never a half-written file.
@@ -142,13 +144,13 @@ def export_torch(
             file = Path(folder) / path.name
             _save(program, file, max_inline_bytes)
             if check:
-                check_parity(file, type(model).__name__, _cases(model, example, free))
+                check_parity(file, type(model).__name__, _cases(model, example, reason is None))
             for written in sorted(Path(folder).iterdir()):
                 written.replace(path.parent / written.name)
     return path
 
 
-def _require(package: str, extra: str, otherwise: str = "") -> None:
+def require(package: str, extra: str, otherwise: str = "") -> None:
     try:
         importlib.import_module(package)
     except ImportError as error:
@@ -177,7 +179,7 @@ def _validate(model: torch.nn.Module, path: Path, opset: int | None, max_inline_
 
 
 @contextmanager
-def _evaluating(model: torch.nn.Module) -> Iterator[None]:
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
     """Eval mode; afterwards each submodule gets its own mode back, not its root's."""
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -206,7 +208,7 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def _run(model: torch.nn.Module, example: Example, which: str = "the example input") -> Any:
+def run(model: torch.nn.Module, example: Example, which: str = "the example input") -> Any:
     try:
         return model(*example.args, **example.kwargs)
     # A module's forward is the user's code: it can raise anything.
@@ -218,12 +220,36 @@ def _run(model: torch.nn.Module, example: Example, which: str = "the example inp
         ) from error
 
 
-def _export(
-    model: torch.nn.Module, example: Example, opset: int | None
-) -> tuple[ir.Model, Example, bool]:
+def export_program(
+    model: torch.nn.Module, example: Example, opset: int | None = None, *, optimize: bool = True
+) -> tuple[ir.Model, Example, str | None]:
     """Export with a free batch where the exporter proves that it can be, else as the example is.
 
-    Returns the program, the example that it was exported with, and whether the batch is free.
+    Parameters
+    ----------
+    model : torch.nn.Module
+        In eval mode.
+    example : Example
+        An input that it accepts.
+    opset : int, optional
+        Version of the default operator set.
+    optimize : bool
+        Whether the exporter may fold weights into each other. Without, every parameter and buffer
+        keeps its ``state_dict`` name, and every node is its own module's.
+
+    Returns
+    -------
+    program : onnx_ir.Model
+        The program.
+    example : Example
+        The input that it was exported with.
+    reason : str or None
+        Why the batch is not free; None where it is.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the exporter cannot express the module in ONNX.
     """
     import torch
 
@@ -232,21 +258,25 @@ def _export(
         # torch.export takes a dimension of 1 for a constant, so the example must have more.
         wide = example if example.batch > 1 else example.map(doubled)
         try:
-            program = _program(model, wide, opset, free=True)
+            program = _program(model, wide, opset, free=True, optimize=optimize)
         except torch.onnx.OnnxExporterError as error:
             reason = _root(error)
         else:
             if _is_free(program):
-                return program, wide, True
+                return program, wide, None
             reason = "the module's own shapes fix it"
     try:
-        program = _program(model, example, opset, free=False)
+        program = _program(model, example, opset, free=False, optimize=optimize)
     except torch.onnx.OnnxExporterError as error:
         raise UnsupportedModelError(
             f"{type(model).__name__} cannot be exported to ONNX: {_root(error)}; make its forward "
             "traceable (no control flow on the values of tensors, no operators that ONNX lacks), "
             "or write the file by other means and pass its path"
         ) from error
+    return program, example, reason
+
+
+def _warn_of_fixed_batch(model: torch.nn.Module, example: Example, reason: str) -> None:
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in example.tensors)
     warnings.warn(
         f"{type(model).__name__}: the leading dimension cannot be free ({reason}); the file takes "
@@ -254,7 +284,6 @@ def _export(
         OnnxEiWarning,
         stacklevel=3,
     )
-    return program, example, False
 
 
 def _is_free(program: ir.Model) -> bool:
@@ -264,7 +293,7 @@ def _is_free(program: ir.Model) -> bool:
 
 
 def _program(
-    model: torch.nn.Module, example: Example, opset: int | None, *, free: bool
+    model: torch.nn.Module, example: Example, opset: int | None, *, free: bool, optimize: bool
 ) -> ir.Model:
     import torch
 
@@ -284,6 +313,7 @@ def _program(
             dynamo=True,
             dynamic_shapes=shapes,
             opset_version=opset,
+            optimize=optimize,
             verbose=False,
         )
     exported: ir.Model = program.model
@@ -342,7 +372,7 @@ def _cases(model: torch.nn.Module, example: Example, free: bool) -> Iterator[Cas
     batch = example.batch
     for size in (batch, batch + 1) if free and batch else (None,):
         drawn = example.map(partial(random_like, rng, size))
-        outputs = [array_of(tensor) for tensor in leaves(_run(model, drawn, "random input"))]
+        outputs = [array_of(tensor) for tensor in leaves(run(model, drawn, "random input"))]
         named = {name: array_of(tensor) for name, tensor in drawn.kwargs.items()}
         yield named or [array_of(tensor) for tensor in drawn.args], outputs
 

@@ -181,7 +181,7 @@ def resolve_activation(given: object) -> Override:
     ----------
     given : str, torch.nn.Module, or callable
         A name (``"sigmoid"``), an ONNX op type, a module (``nn.Sigmoid()``), a ``torch`` function,
-        or a callable on arrays.
+        or a callable on arrays or tensors.
 
     Returns
     -------
@@ -224,7 +224,7 @@ def resolve_activation(given: object) -> Override:
         inner = inner.func
     if (getattr(inner, "__module__", None) or "").split(".")[0] == "torch":
         return Override(function=_on_tensors(given), key=id(given))
-    return Override(function=_on_arrays(given), key=id(given))
+    return Override(function=_on_arrays_or_tensors(given), key=id(given))
 
 
 def _known(name: str) -> Override:
@@ -271,9 +271,21 @@ def _torch_function_name(given: object) -> str | None:
     return None
 
 
-def _on_arrays(function: Callable[[Any], Any]) -> Callable[[NDArray[Any]], NDArray[Any]]:
+def _on_arrays_or_tensors(
+    function: Callable[[Any], Any],
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Call a function on arrays; where that fails and torch is in use, on tensors."""
+    on_tensors = _on_tensors(function)
+
     def call(x: NDArray[Any]) -> NDArray[Any]:
-        return _same_shape(np.asarray(function(x)), x, function)
+        try:
+            result = np.asarray(function(x))
+        except (TypeError, AttributeError):
+            # lambda x: torch.sigmoid(x), lambda x: x.clamp(0, 1): nothing tells them apart before
+            if "torch" not in sys.modules:
+                raise
+            return on_tensors(x)
+        return _same_shape(result, x, function)
 
     return call
 

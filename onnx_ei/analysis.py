@@ -21,7 +21,7 @@ from onnx_ei.errors import (
 from onnx_ei.measures import measure_many
 from onnx_ei.results import Measurement
 from onnx_ei.span import Span, span_of
-from onnx_ei.topology import model_of, topology_of
+from onnx_ei.topology import layer_of, model_of, topology_of
 
 if TYPE_CHECKING:
     import onnx
@@ -121,7 +121,7 @@ class Analysis:
 
 
 def select_layers(topology: nx.DiGraph[Any], layers: str | Iterable[str] | None) -> list[str]:
-    """Return the keys that match any of some patterns, in graph order.
+    """Return the names of the layers that match any of some patterns, in graph order.
 
     Parameters
     ----------
@@ -135,7 +135,7 @@ def select_layers(topology: nx.DiGraph[Any], layers: str | Iterable[str] | None)
     UnknownLayerError
         If a pattern matches nothing; the closest keys are named.
     """
-    keys = [str(k) for k in topology]
+    keys = [layer_of(topology, key).label for key in topology]
     if layers is None:
         return keys
     patterns = [layers] if isinstance(layers, str) else list(layers)
@@ -222,7 +222,7 @@ def analyze(
 
     def measured(row: Row, span: Span) -> Mapping[str, Measurement]:
         own = dict(options)
-        if input_range is not None and topology.in_degree(row.layer) == 0:
+        if input_range is not None and topology.in_degree(layer_of(topology, row.layer).key) == 0:
             own["in_range"] = input_range
         return measure_many(measures, row.layer, topology, **own)
 
@@ -256,19 +256,26 @@ def _each_layer(
     )
 
 
+def _name(activation: object) -> str | None:
+    """Return an activation's name, from PyTorch its class's."""
+    if activation is None or isinstance(activation, str):
+        return activation
+    return type(activation).__name__
+
+
 def _row(
     topology: nx.DiGraph[Any],
     key: str,
     work: Callable[[Row, Span], Mapping[str, Measurement]],
     span_options: Mapping[str, Any],
 ) -> Row:
-    node = topology.nodes[key]
+    node = topology.nodes[layer_of(topology, key).key]
     facts: dict[str, Any] = {
         "layer": key,
         "op_type": node["op_type"],
         "kind": node["kind"],
-        "in_activation": node["input"]["activation"],
-        "out_activation": node["output"]["activation"],
+        "in_activation": _name(node["input"]["activation"]),
+        "out_activation": _name(node["output"]["activation"]),
         "in_shape": node["input"]["shape"],
         "out_shape": node["output"]["shape"],
     }

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ from onnx_ei._graph.example import (
     shown,
     static,
 )
+from onnx_ei._graph.live import LiveWeights, Reading
 from onnx_ei._graph.reading import read_model, read_path
 from onnx_ei.errors import ModelError, closest
 from onnx_ei.sessions import Session
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["Model", "example_of_shape", "load_model"]
+__all__ = ["Model", "example_of_shape", "load_model", "prepare_model"]
 
 IR_VERSION = 10
 # What the folder may evaluate and keep: enough for shape arithmetic and small tables, too little
@@ -58,6 +60,8 @@ class Model:
     origins : dict of str to str
         Tensors computed from weights alone, such as a transposed or dequantised one, to the weight
         that each is made of: folding would lose its name.
+    live : LiveWeights or None
+        Weights that belong to a network outside, and are read again when they are used.
     """
 
     ir: ir.Model
@@ -65,6 +69,7 @@ class Model:
     example: dict[str, NDArray[Any]] | None
     open_inputs: dict[str, tuple[int | None, ...]]
     origins: dict[str, str] = field(default_factory=dict)
+    live: LiveWeights | None = None
     cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def tensors(self, names: list[str]) -> dict[str, NDArray[Any]]:
@@ -80,6 +85,8 @@ class Model:
                 f"{self.label}: inner values are needed and there is no example input; "
                 "pass input= (an array, a tuple, or a dict by input name) to topology_of"
             )
+        if self.live is not None:
+            self.live.refresh()
         return _inner_values(self.ir, self.example, names)
 
 
@@ -106,9 +113,44 @@ def load_model(
     TypeError
         If ``model`` is none of the allowed kinds.
     """
+    loaded, label = read_model(model)
+    return prepare_model(loaded, label, example)
+
+
+def prepare_model(
+    loaded: ir.Model,
+    label: str,
+    example: object = None,
+    *,
+    live: Sequence[str] = (),
+    read: Callable[[str], Reading] | None = None,
+) -> Model:
+    """Inline, specialise, fold and infer a model that has been read.
+
+    Parameters
+    ----------
+    loaded : onnx_ir.Model
+        The model; it is changed.
+    label : str
+        What to call it in messages.
+    example : array, tuple of arrays, dict of str to array, optional
+        As for :func:`load_model`.
+    live : sequence of str
+        Initializers that go on changing: nothing that depends on them is folded.
+    read : callable, optional
+        Reads one of them; needed where there are any.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ModelError
+        If the graph is malformed, or the example does not fit.
+    """
     from onnx_ir.passes import common
 
-    loaded, label = read_model(model)
     types = _drop_inferred(loaded)
     for transform in (
         common.InlinePass(),
@@ -124,14 +166,36 @@ def load_model(
     feeds = None if example is None else bind_example(label, inputs, example)
     open_inputs = fix_shapes(loaded, feeds)
     origins = _origins(loaded)
-    _fold(loaded)
+    with _unfolded(loaded, live):
+        _fold(loaded)
     for value, kind in types:  # of operators without a rule, the file is all there is
         value.type = kind if value.type is None else value.type
     loaded.ir_version = max(IR_VERSION, loaded.ir_version or 0)
     result = Model(ir=loaded, label=label, example=feeds, open_inputs=open_inputs, origins=origins)
+    if read is not None:
+        used = [name for name in live if name in loaded.graph.initializers]
+        result.live = LiveWeights(loaded, used, read)
     if not open_inputs:
         _measure_unknown_shapes(result)
     return result
+
+
+@contextmanager
+def _unfolded(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
+    """Hide weights from the folder: for that time they are inputs."""
+    hidden = [model.graph.initializers[name] for name in names]
+    tensors = [value.const_value for value in hidden]
+    for value in hidden:
+        del model.graph.initializers[str(value.name)]
+        value.const_value = None
+        model.graph.inputs.append(value)
+    try:
+        yield
+    finally:
+        for value, tensor in zip(hidden, tensors, strict=True):
+            model.graph.inputs.remove(value)
+            value.const_value = tensor
+            model.graph.register_initializer(value)
 
 
 def example_of_shape(

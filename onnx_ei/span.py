@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
+    from onnx_ei._graph.live import LiveWeights
+
 __all__ = ["Span", "span_of"]
 
 #: A batch has to give what single runs give, to this share of the largest output.
@@ -69,6 +71,8 @@ class Span:
         ``"one"`` or ``"all"``.
     function : callable or None
         An activation that is not part of the model: called on its output.
+    versions : dict of str to int
+        Which state of its network's weights it holds; empty where they do not change.
     widest : int
         Elements that one sample has in the largest tensor between the ends.
     """
@@ -87,6 +91,7 @@ class Span:
     function: Callable[[NDArray[Any]], NDArray[Any]] | None
     widest: int
     sessions: dict[tuple[str, int], Session] = field(repr=False)
+    versions: dict[str, int] = field(default_factory=dict, repr=False)
     runners: dict[object, Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -162,11 +167,34 @@ def span_of(
         None if override is None else (override.key,),
         _fingerprint(background),
     )  # fmt: skip
-    cache = model_of(topology).cache
-    if key not in cache:
-        cache[key] = _make(topology, start, end, override, positions, background)
-    span: Span = cache[key]
+    model = model_of(topology)
+    stamp: object = None
+    if model.live is not None and background == "reference":
+        stamp = model.live.refresh()  # the other tensors follow from every weight there is
+    if model.cache.get(key, (None, ()))[1] != stamp:
+        if model.live is not None:
+            model.live.refresh()
+        made = _make(topology, start, end, override, positions, background)
+        model.cache[key] = made, stamp
+    span: Span = model.cache[key][0]
+    _renew(span, model.live)
     return span
+
+
+def _renew(span: Span, live: LiveWeights | None) -> None:
+    """Put weights that changed since the span was used into it; its sessions hold the old ones."""
+    if live is None:
+        return
+    now = live.refresh(span.model.graph.initializers)
+    if now == span.versions:
+        return
+    if span.versions:
+        for name in now:
+            span.model.graph.initializers[name].const_value = live.tensor(name)
+        _refuse_nan(span.model, span.layer)
+        span.sessions.clear()
+        span.runners.clear()
+    span.versions.update(now)
 
 
 def _fingerprint(background: str | Mapping[str, Any] | None) -> object:
@@ -187,15 +215,16 @@ def _fingerprint(background: str | Mapping[str, Any] | None) -> object:
 
 def _check_ends(topology: nx.DiGraph[Any], start: Layer, end: Layer) -> None:
     if start is not end and end.key not in nx.descendants(topology, start.key):
-        after = sorted(str(k) for k in nx.descendants(topology, start.key))
+        after = sorted(layer_of(topology, k).label for k in nx.descendants(topology, start.key))
         raise ValueError(
-            f"layer {end.key!r} does not come after in_layer {start.key!r}; "
+            f"layer {end.label!r} does not come after in_layer {start.label!r}; "
             f"what does: {', '.join(map(repr, after[:8])) or 'nothing'}"
         )
     for layer in (start, end):
         if layer.op.reason is not None:
             raise UnsupportedModelError(
-                f"layer {layer.key!r} ({layer.node.op_type}) cannot be measured: {layer.op.reason}"
+                f"layer {layer.label!r} ({layer.node.op_type}) cannot be measured: "
+                f"{layer.op.reason}"
             )
 
 
@@ -220,15 +249,15 @@ def _make(
         batch=_batch_size(model.ir),
     )
     sub, in_window, out_window, widest = _build(cut, end, positions)
-    _refuse_nan(sub, end)
+    _refuse_nan(sub, end.label)
     in_range = NO_RANGE if start.before is None else start.before.range
     session = Session(sub, "cpu")
     in_shape = _units(sub)
     with _running_alone(start, end):
         batched, out_shape = _probe(session, sub, in_shape, in_range)
     return Span(
-        layer=end.key,
-        in_layer=start.key,
+        layer=end.label,
+        in_layer=start.label,
         model=sub,
         in_window=in_window,
         out_window=out_window,
@@ -250,7 +279,7 @@ def _running_alone(start: Layer, end: Layer) -> Iterator[None]:
         yield
     except BackendError as error:
         raise UnsupportedModelError(
-            f"the span from {start.key!r} to {end.key!r} does not run on its own: {error}"
+            f"the span from {start.label!r} to {end.label!r} does not run on its own: {error}"
         ) from error
 
 
@@ -283,9 +312,9 @@ def _build(cut: Cut, end: Layer, positions: str) -> SubModel:
         return build(cut, window, local=False)
     except NotLocalError as error:
         raise UnsupportedModelError(
-            f"one position of layer {end.key!r} needs all of tensor {str(error)!r}, whose shape is "
-            "open; pass an example input that settles it (input= of topology_of, --input-shape on "
-            "the command line)"
+            f"one position of layer {end.label!r} needs all of tensor {str(error)!r}, whose shape "
+            "is open; pass an example input that settles it (input= of topology_of, --input-shape "
+            "on the command line)"
         ) from error
 
 
@@ -313,7 +342,7 @@ def _background(
         return {}
     if background is None:
         raise UnboundedSpanError(
-            f"the span from {start.key!r} to {end.key!r} also needs "
+            f"the span from {start.label!r} to {end.label!r} also needs "
             f"{', '.join(map(repr, sorted(names)))}; say what they are with "
             "background='reference' (their values on the example input), 'zeros', "
             "or a dict of arrays"
@@ -340,7 +369,7 @@ def _zeros(value: ir.Value) -> NDArray[Any]:
     return np.zeros([d for d in dims if d is not None], dtype)
 
 
-def _refuse_nan(sub: ir.Model, end: Layer) -> None:
+def _refuse_nan(sub: ir.Model, layer: str) -> None:
     for name, value in sub.graph.initializers.items():
         tensor = value.const_value
         if tensor is None or not tensor.dtype.is_floating_point():
@@ -348,7 +377,7 @@ def _refuse_nan(sub: ir.Model, end: Layer) -> None:
         # through float32: bfloat16 and float8 have no isnan of their own
         if np.isnan(tensor.numpy().astype(np.float32, copy=False)).any():
             raise ModelError(
-                f"layer {end.key!r}: weight {name!r} holds NaN; the model is broken there "
+                f"layer {layer!r}: weight {name!r} holds NaN; the model is broken there "
                 "(a diverged training run?), and no measure of it means anything"
             )
 

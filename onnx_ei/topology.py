@@ -6,7 +6,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +16,14 @@ from onnx_ei._graph.operators import KEEPING, LayerOp, is_affine, layer_op
 from onnx_ei._graph.patterns import Match, match_activation, producing_activation, readers
 from onnx_ei._graph.windows import dims_of
 from onnx_ei.errors import ModelError, UnknownLayerError, closest
-from onnx_ei.loading import Model, load_model
+from onnx_ei.loading import Model, load_model, prepare_model
 
 if TYPE_CHECKING:
     import onnx
     import onnx_ir as ir
+    import torch
+
+    from onnx_ei.exporters._live import Trace
 
 __all__ = ["Layer", "layer_of", "model_of", "topology_of"]
 
@@ -34,8 +37,10 @@ class Layer:
 
     Attributes
     ----------
-    key : str
-        Its node key in the topology.
+    key : hashable
+        Its node key in the topology: a string, or from PyTorch the module.
+    label : str
+        Its name: the key where that is a string, else the module's path.
     op : LayerOp
         What its operator is.
     node : onnx_ir.Node
@@ -50,7 +55,8 @@ class Layer:
         The activations found on the input and the output side.
     """
 
-    key: str
+    key: Key
+    label: str
     op: LayerOp
     node: ir.Node
     entering: ir.Value
@@ -61,25 +67,26 @@ class Layer:
 
 
 def topology_of(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto, input: object = None
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | torch.nn.Module,
+    input: object = None,
 ) -> nx.DiGraph[Any]:
     """Build the graph of a model's layers.
 
     Parameters
     ----------
-    model : path, bytes or onnx.ModelProto
-        The model. Export a ``torch.nn.Module`` first with
-        :func:`onnx_ei.exporters.export_torch`.
+    model : path, bytes, onnx.ModelProto or torch.nn.Module
+        The model. A module is exported once, in memory and in eval mode; its weights are read
+        again for every measure, so that it can be trained between two of them.
     input : array, tuple of arrays, or dict of str to array, optional
-        An example input (arrays or tensors). Needed where the file leaves dimensions open other
-        than the batch, and for ``background="reference"``.
+        An example input (arrays or tensors). Needed for a module, where the file leaves dimensions
+        open other than the batch, and for ``background="reference"``.
 
     Returns
     -------
     networkx.DiGraph
         A node for each layer, in graph order; an edge u -> v for a path from u's output to v's
         input that passes no other layer. Skip connections make a DAG. Each node is keyed by a
-        string and carries::
+        string, from a module by the module that the layer is, and carries::
 
             {
                 "input":  {"activation": str | None, "shape": tuple, "range": tuple, "tensor": str},
@@ -89,14 +96,20 @@ def topology_of(
 
         Shapes are the whole tensors', batch first, with None for a dimension that stays open;
         ``range`` is the default bin range of that end; ``reason`` says why a layer cannot be
-        measured. ``topology.graph["notes"]`` lists what the analysis could not look into.
+        measured. From a module, an activation is the module that it is, or a name where it is a
+        function (``F.relu``). ``topology.graph["notes"]`` lists what the analysis could not look
+        into.
 
     Raises
     ------
     ModelError
         If the model cannot be read, or the example does not fit it.
     TypeError
-        If ``model`` is none of the allowed kinds.
+        If ``model`` is none of the allowed kinds, or a module comes without an input.
+    ValueError
+        If a module fails on the input.
+    UnsupportedModelError
+        If a module cannot be exported.
 
     Notes
     -----
@@ -106,25 +119,52 @@ def topology_of(
     layer ends there and has no activation.
 
     Keys are the module path where the exporter left one, else the weight's or the node's name,
-    else the output's; equal ones are told apart by ``#2``, ``#3`` in graph order.
+    else the output's; equal ones are told apart by ``#2``, ``#3`` in graph order. A module that
+    runs twice is ``module`` and ``(module, 2)``; a layer without a module of its own has a string.
     """
     torch: Any = sys.modules.get("torch")
-    if torch is not None and isinstance(model, torch.nn.Module):
+    if torch is None or not isinstance(model, torch.nn.Module):
+        return _graph_of(load_model(model, input), None)
+    if input is None:
         raise TypeError(
-            "a torch.nn.Module has to be exported first: "
-            "onnx_ei.exporters.export_torch(model, input, 'model.onnx'), "
-            "then topology_of('model.onnx')"
+            f"topology_of({type(model).__name__}(...)) needs input=, an example input to trace the "
+            "module with"
         )
-    loaded = load_model(model, input)
+    from onnx_ei.exporters._live import trace
+
+    traced = trace(model, input)
+    loaded = prepare_model(
+        traced.program,
+        type(model).__name__,
+        traced.example,
+        live=traced.weights,
+        read=traced.read,
+    )
+    return _graph_of(loaded, traced)
+
+
+def _graph_of(loaded: Model, traced: Trace | None) -> nx.DiGraph[Any]:
     varies = _variation(loaded.ir)
     found = [(node, op) for node in loaded.ir.graph if (op := layer_op(node, varies)) is not None]
-    keys = _keys(found, varies, loaded.origins)
+    labels = _keys(found, varies, loaded.origins)
+    keys: Sequence[Any] = labels
+    nodes = [node for node, _ in found]
+    if traced is not None:
+        weights = [_weight_name(node, op, varies, loaded.origins) for node, op in found]
+        keys = traced.keys(nodes, weights, labels)
     layers = {
-        key: _layer(key, node, op, varies) for key, (node, op) in zip(keys, found, strict=True)
+        key: _layer(key, label, node, op, varies)
+        for key, label, (node, op) in zip(keys, labels, found, strict=True)
     }
+
+    def activation(match: Match | None) -> Any:
+        if match is None or traced is None:
+            return None if match is None else match.name
+        return traced.activation(match.output.producer(), nodes) or match.name
+
     graph: nx.DiGraph[Any] = nx.DiGraph()
     for key, layer in layers.items():
-        graph.add_node(key, **_attributes(layer))
+        graph.add_node(key, **_attributes(layer, activation))
     graph.add_edges_from(_edges(loaded.ir, layers))
     graph.graph.update(model=loaded, layers=layers, notes=list(_notes(loaded.ir, varies)))
     return graph
@@ -154,9 +194,19 @@ def layer_of(topology: nx.DiGraph[Any], key: Key) -> Layer:
     """
     model_of(topology)
     layers: dict[Any, Layer] = topology.graph["layers"]
-    if key not in layers:
-        raise UnknownLayerError(f"no layer {key!r} in the topology; {closest(str(key), layers)}")
-    return layers[key]
+    if key in layers:
+        return layers[key]
+    labels = [layer.label for layer in layers.values()]
+    if isinstance(key, str):
+        for layer in layers.values():  # a module's path names it too
+            if layer.label == key:
+                return layer
+        raise UnknownLayerError(f"no layer {key!r} in the topology; {closest(key, labels)}")
+    raise UnknownLayerError(
+        f"no layer {key!r} in the topology: it did not run on the example input, it is no layer "
+        f"(activations and reshapes are not), or it is part of another model; "
+        f"{closest('', labels)}"
+    )
 
 
 def _variation(model: ir.Model) -> Callable[[ir.Value | None], bool]:
@@ -188,16 +238,21 @@ def _all_inputs(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _layer(
-    key: str, node: ir.Node, op: LayerOp, varies: Callable[[ir.Value | None], bool]
+    key: Key,
+    label: str,
+    node: ir.Node,
+    op: LayerOp,
+    varies: Callable[[ir.Value | None], bool],
 ) -> Layer:
     entering = node.inputs[op.data]
     if entering is None:
-        raise ModelError(f"layer {key!r} ({node.op_type}) lacks its input")
+        raise ModelError(f"layer {label!r} ({node.op_type}) lacks its input")
     raw, after = _output_side(node.outputs[0], varies)
     if op.reason is None and entering.dtype is not None and not entering.dtype.is_floating_point():
         op = replace(op, reason=f"its input is of type {entering.dtype}, not of real numbers")
     return Layer(
         key=key,
+        label=label,
         op=op,
         node=node,
         entering=entering,
@@ -241,12 +296,12 @@ def _input_side(value: ir.Value) -> Match | None:
         value = node.inputs[0]
 
 
-def _attributes(layer: Layer) -> dict[str, Any]:
+def _attributes(layer: Layer, activation: Callable[[Match | None], Any]) -> dict[str, Any]:
     from onnx_ei.activations import NO_RANGE
 
     def end(value: ir.Value, shaped: ir.Value, match: Match | None) -> dict[str, Any]:
         return {
-            "activation": None if match is None else match.name,
+            "activation": activation(match),
             "shape": dims_of(shaped) or (),
             "range": NO_RANGE if match is None else match.range,
             "tensor": str(value.name),
@@ -262,17 +317,18 @@ def _attributes(layer: Layer) -> dict[str, Any]:
     }
 
 
-def _edges(model: ir.Model, layers: dict[str, Layer]) -> Iterator[tuple[str, str]]:
+def _edges(model: ir.Model, layers: dict[Key, Layer]) -> Iterator[tuple[Key, Key]]:
     """Carry along every tensor the set of layers whose output reaches it past no other layer."""
     by_node = {id(layer.node): key for key, layer in layers.items()}
-    reached: dict[int, frozenset[str]] = {}
+    place = {key: index for index, key in enumerate(layers)}
+    reached: dict[int, frozenset[Key]] = {}
     for node in model.graph:
-        sources: frozenset[str] = frozenset()
+        sources: frozenset[Key] = frozenset()
         if node.op_type not in ("Shape", "Size"):
             sources = sources.union(*(reached.get(id(v), ()) for v in _all_inputs(node)))
         key = by_node.get(id(node))
         if key is not None:
-            yield from ((source, key) for source in sorted(sources))
+            yield from ((source, key) for source in sorted(sources, key=place.__getitem__))
             sources = frozenset({key})
         for value in node.outputs:
             reached[id(value)] = sources
