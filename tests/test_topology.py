@@ -533,7 +533,7 @@ def test_keys_of_a_torch_export(tmp_path: Path) -> None:
 
 
 def test_a_torch_module_needs_an_example_input() -> None:
-    torch = pytest.importorskip("torch")
+    torch: Any = require_peer("torch")
     with pytest.raises(TypeError, match=r"topology_of\(Linear\(...\)\) needs input="):
         topology_of(torch.nn.Linear(2, 2))
 
@@ -543,7 +543,7 @@ def test_layer_of_offers_the_closest_key() -> None:
     with pytest.raises(UnknownLayerError, match=r"^no layer 'conv3' in the topology; did you mean"):
         layer_of(topology, "conv3")
     with pytest.raises(
-        KeyError, match="no layer 3 in the topology: it did not run .* known: 'stem'"
+        KeyError, match=r"no layer 3 in the topology: it did not run .* known: 'stem'"
     ):
         layer_of(topology, 3)
 
