@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,7 +23,7 @@ from onnx_ei._graph.example import (
     shown,
     static,
 )
-from onnx_ei._graph.live import LiveWeights, Reading
+from onnx_ei._graph.live import LiveWeights, Reading, drop_neutral, unfolded
 from onnx_ei._graph.reading import read_model, read_path
 from onnx_ei.errors import ModelError, closest
 from onnx_ei.sessions import Session
@@ -60,6 +59,8 @@ class Model:
     origins : dict of str to str
         Tensors computed from weights alone, such as a transposed or dequantised one, to the weight
         that each is made of: folding would lose its name.
+    pinned : dict of str to number
+        Inputs of rank 0 that the example turned into constants.
     live : LiveWeights or None
         Weights that belong to a network outside, and are read again when they are used.
     """
@@ -69,6 +70,7 @@ class Model:
     example: dict[str, NDArray[Any]] | None
     open_inputs: dict[str, tuple[int | None, ...]]
     origins: dict[str, str] = field(default_factory=dict)
+    pinned: dict[str, Any] = field(default_factory=dict)
     live: LiveWeights | None = None
     cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
@@ -164,14 +166,24 @@ def prepare_model(
             raise ModelError(f"{label}: the graph is malformed ({error})") from error
     inputs = {str(v.name): v for v in loaded.graph.inputs}
     feeds = None if example is None else bind_example(label, inputs, example)
+    pinned = {} if feeds is None else _pin_scalars(loaded, feeds)
     open_inputs = fix_shapes(loaded, feeds)
     origins = _origins(loaded)
-    with _unfolded(loaded, live):
+    with unfolded(loaded, live):
         _fold(loaded)
+        if read is not None:
+            drop_neutral(loaded)
     for value, kind in types:  # of operators without a rule, the file is all there is
         value.type = kind if value.type is None else value.type
     loaded.ir_version = max(IR_VERSION, loaded.ir_version or 0)
-    result = Model(ir=loaded, label=label, example=feeds, open_inputs=open_inputs, origins=origins)
+    result = Model(
+        ir=loaded,
+        label=label,
+        example=feeds,
+        open_inputs=open_inputs,
+        origins=origins,
+        pinned=pinned,
+    )
     if read is not None:
         used = [name for name in live if name in loaded.graph.initializers]
         result.live = LiveWeights(loaded, used, read)
@@ -180,22 +192,23 @@ def prepare_model(
     return result
 
 
-@contextmanager
-def _unfolded(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
-    """Hide weights from the folder: for that time they are inputs."""
-    hidden = [model.graph.initializers[name] for name in names]
-    tensors = [value.const_value for value in hidden]
-    for value in hidden:
-        del model.graph.initializers[str(value.name)]
-        value.const_value = None
-        model.graph.inputs.append(value)
-    try:
-        yield
-    finally:
-        for value, tensor in zip(hidden, tensors, strict=True):
-            model.graph.inputs.remove(value)
-            value.const_value = tensor
-            model.graph.register_initializer(value)
+def _pin_scalars(model: ir.Model, feeds: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """Make constants of the inputs of rank 0, such as a sampling rate; return their values.
+
+    No unit enters by them, and files put all that they do inside an If that asks for one.
+    """
+    import onnx_ir as ir_module
+
+    pinned = {}
+    for value in [v for v in model.graph.inputs if feeds[str(v.name)].ndim == 0]:
+        array = feeds[str(value.name)]
+        if array.dtype.kind not in "fiub":
+            continue
+        value.const_value = ir_module.tensor(array, name=value.name)
+        model.graph.inputs.remove(value)
+        model.graph.register_initializer(value)
+        pinned[str(value.name)] = feeds.pop(str(value.name)).item()
+    return pinned
 
 
 def example_of_shape(

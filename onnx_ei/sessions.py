@@ -243,36 +243,27 @@ def _serialise(ort: ModuleType, model: ir.Model) -> tuple[bytes, dict[str, Any]]
     import onnx_ir as ir_module
     from onnx import TensorProto
 
-    large: dict[str, ir.TensorProtocol] = {}
-    small: dict[str, ir.TensorProtocol] = {}
-    for name, value in model.graph.initializers.items():
-        tensor = value.const_value
-        if tensor is None:
-            raise ModelError(f"initializer {name!r} holds no data")
-        # 4-bit tensors are unpacked by numpy and strings are not one buffer: both stay in the file
-        if (
-            tensor.nbytes > EMBED_LIMIT
-            and not tensor.dtype.is_string()
-            and tensor.dtype.bitwidth >= 8
-        ):
-            large[name] = tensor
-        elif isinstance(tensor, ir_module.ExternalTensor):
-            small[name] = tensor  # the session is made of bytes: there is no file beside them
-    stub = np.zeros(0, np.uint8)
+    initializers = model.graph.initializers
+    kept = {n: _data(v) for n, v in initializers.items()}
+    # onnxruntime drops what nothing reads, and then misses it when its data is handed over; a
+    # value's own list of uses still names the nodes of branches that are gone
+    nodes = ir_module.traversal.RecursiveGraphIterator(model.graph)
+    read = {id(v) for node in nodes for v in node.inputs} | {id(v) for v in model.graph.outputs}
+    idle = {name for name, value in initializers.items() if id(value) not in read}
+    large = {n: t for n, t in kept.items() if n not in idle and _is_large(t)}
     try:
-        for name in large:
-            model.graph.initializers[name].const_value = ir_module.Tensor(
-                stub, dtype=ir_module.DataType.UINT8, shape=ir_module.Shape([0]), name=name
-            )
-        for name, tensor in small.items():
-            model.graph.initializers[name].const_value = ir_module.Tensor(
-                tensor.numpy(), dtype=tensor.dtype, name=name
-            )
+        for name, tensor in kept.items():
+            if name in idle or name in large:
+                initializers[name].const_value = ir_module.tensor(np.zeros(0, np.uint8), name=name)
+            elif isinstance(tensor, ir_module.ExternalTensor):
+                # the session is made of bytes: there is no file beside them
+                initializers[name].const_value = ir_module.Tensor(
+                    tensor.numpy(), dtype=tensor.dtype, name=name
+                )
         proto = ir_module.to_proto(model)
     finally:
-        for name, tensor in (large | small).items():
-            model.graph.initializers[name].const_value = tensor
-    weights = {}
+        for name, tensor in kept.items():
+            initializers[name].const_value = tensor
     for entry in proto.graph.initializer:
         if entry.name in large:
             name, tensor = entry.name, large[entry.name]
@@ -282,7 +273,23 @@ def _serialise(ort: ModuleType, model: ir.Model) -> tuple[bytes, dict[str, Any]]
             entry.data_location = TensorProto.EXTERNAL
             location = entry.external_data.add()
             location.key, location.value = "location", "memory"
+    for index in reversed(range(len(proto.graph.initializer))):
+        if proto.graph.initializer[index].name in idle:
+            del proto.graph.initializer[index]
+    weights = {}
     for name, tensor in large.items():
         array = np.ascontiguousarray(tensor.numpy())
         weights[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array, int(tensor.dtype))
     return proto.SerializeToString(), weights
+
+
+def _data(value: ir.Value) -> ir.TensorProtocol:
+    if value.const_value is None:
+        raise ModelError(f"initializer {value.name!r} holds no data")
+    return value.const_value
+
+
+def _is_large(tensor: ir.TensorProtocol) -> bool:
+    # 4-bit tensors are unpacked by numpy and strings are not one buffer: both stay in the file
+    whole_bytes = not tensor.dtype.is_string() and tensor.dtype.bitwidth >= 8
+    return whole_bytes and tensor.nbytes > EMBED_LIMIT

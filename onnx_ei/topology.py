@@ -159,13 +159,13 @@ def _graph_of(loaded: Model, traced: Trace | None) -> nx.DiGraph[Any]:
     def activation(match: Match | None) -> Any:
         if match is None or traced is None:
             return None if match is None else match.name
-        return traced.activation(match.output.producer(), nodes) or match.name
+        return traced.activation(match.output, nodes) or match.name
 
     graph: nx.DiGraph[Any] = nx.DiGraph()
     for key, layer in layers.items():
         graph.add_node(key, **_attributes(layer, activation))
     graph.add_edges_from(_edges(loaded.ir, layers))
-    graph.graph.update(model=loaded, layers=layers, notes=list(_notes(loaded.ir, varies)))
+    graph.graph.update(model=loaded, layers=layers, notes=list(_notes(loaded, varies)))
     return graph
 
 
@@ -333,9 +333,11 @@ def _edges(model: ir.Model, layers: dict[Key, Layer]) -> Iterator[tuple[Key, Key
             reached[id(value)] = sources
 
 
-def _notes(model: ir.Model, varies: Callable[[ir.Value | None], bool]) -> Iterator[str]:
-    """Say which layers stand where this analysis does not look: inside control flow."""
-    for node in model.graph:
+def _notes(model: Model, varies: Callable[[ir.Value | None], bool]) -> Iterator[str]:
+    """Say what was decided, and which layers stand inside control flow, where nobody looks."""
+    for name, value in model.pinned.items():
+        yield f"input {name!r} is held at {value}, its value in the example"
+    for node in model.ir.graph:
         hidden = sum(
             1
             for inner in _inner_nodes(node)

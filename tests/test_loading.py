@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnx_ei.errors import ModelError
 from onnx_ei.loading import Model, example_of_shape, load_model
+from onnx_ei.topology import topology_of
 
 
 def shapes(model: Model) -> dict[str, tuple[Any, ...]]:
@@ -587,3 +588,40 @@ def test_shapes_that_do_not_fit(given: Any, said: str, tmp_path: Path) -> None:
 def test_example_of_shape_of_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="no such file"):
         example_of_shape(tmp_path / "m.onnx", {})
+
+
+def switch() -> onnx.ModelProto:
+    """An If on a scalar input: one layer in either branch, 3 units or 2 out."""
+
+    def branch(name: str, width: int) -> onnx.GraphProto:
+        weight = numpy_helper.from_array(noise(4, width, seed=width), f"{name}.weight")
+        out = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        return helper.make_graph(
+            [node("MatMul", f"x {name}.weight", name)], name, [], [out], [weight]
+        )
+
+    nodes = [
+        node("Equal", "rate wide", "test"),
+        node("If", "test", "y", then_branch=branch("a", 3), else_branch=branch("b", 2)),
+    ]
+    model = make(nodes, {"x": ("N", 4)}, ["y"], {"wide": np.array(16, np.int64)})
+    model.graph.input.append(helper.make_tensor_value_info("rate", TensorProto.INT64, []))
+    return model
+
+
+@pytest.mark.parametrize(("rate", "layer", "units"), [(16, "a", 3), (8, "b", 2)])
+def test_a_scalar_input_is_pinned_and_its_branch_opened(rate: int, layer: str, units: int) -> None:
+    example = {"x": noise(1, 4), "rate": rate}
+    topology = topology_of(switch(), example)
+    assert [str(key).rpartition("_")[2] for key in topology] == [layer]
+    (data,) = (data for _, data in topology.nodes(data=True))
+    assert data["output"]["shape"] == (1, units)
+    assert topology.graph["notes"] == [f"input 'rate' is held at {rate}, its value in the example"]
+    values = topology.graph["model"].tensors([data["output"]["tensor"]])
+    np.testing.assert_allclose(*values.values(), example["x"] @ noise(4, units, seed=units), 1e-5)
+
+
+def test_a_scalar_input_without_an_example_leaves_the_branches_shut() -> None:
+    topology = topology_of(switch())
+    assert len(topology) == 0
+    assert "control flow is not looked into" in topology.graph["notes"][0]

@@ -307,3 +307,14 @@ def test_weights_of_branches_are_kept() -> None:
     session = Session(ir.from_proto(model))
     for x, expected in ((1, big), (0, -big)):
         np.testing.assert_array_equal(session.run({"x": np.float32(x)}, ["y"])[0], expected)
+
+
+def test_large_weights_that_nothing_reads_do_no_harm() -> None:
+    idle = noise(200, 200)
+    assert idle.nbytes > EMBED_LIMIT
+    weights = {"fc": noise(200, 200, seed=1), "idle": idle}
+    model = ir.from_proto(make([node("MatMul", "x fc", "y")], {"x": ("N", 200)}, ["y"], weights))
+    x = noise(2, 200, seed=2)
+    (y,) = Session(model).run({"x": x}, ["y"])
+    np.testing.assert_allclose(y, x @ weights["fc"], rtol=1e-4, atol=1e-4)
+    np.testing.assert_array_equal(model.graph.initializers["idle"].const_value.numpy(), idle)
