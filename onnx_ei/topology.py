@@ -266,7 +266,7 @@ def _output_side(
     value: ir.Value, varies: Callable[[ir.Value | None], bool]
 ) -> tuple[ir.Value, Match | None]:
     """Follow a layer's output through glue, bias and batch-norm to its activation."""
-    raw = value
+    raw, moved = value, False
     while True:
         match = match_activation(value)
         if match is not None:
@@ -275,12 +275,27 @@ def _output_side(
         if len(after) != 1:
             return raw, None
         node = after[0]
-        if is_affine(node, value, varies):
+        if is_affine(node, value, varies) and not (moved and _is_plain_scale(node, value)):
             value = raw = node.outputs[0]
         elif node.op_type in KEEPING and node.inputs[0] is value:
-            value = node.outputs[0]
+            value, moved = node.outputs[0], moved or node.op_type in _MOVING
         else:
             return raw, None
+
+
+_MOVING = ("Reshape", "Transpose")
+
+
+def _is_plain_scale(node: ir.Node, x: ir.Value) -> bool:
+    """Say whether a node multiplies by one number: an attention's temperature, say.
+
+    Past the reshape that makes heads of units it is no longer the layer's, and the heads may have
+    taken the batch into theirs.
+    """
+    other = node.inputs[1] if node.inputs[0] is x else node.inputs[0]
+    if node.op_type not in ("Mul", "Div") or other is None or other.shape is None:
+        return False
+    return all(d == 1 for d in other.shape)
 
 
 def _input_side(value: ir.Value) -> Match | None:

@@ -555,3 +555,17 @@ def test_model_of() -> None:
             model_of(other)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="must be what topology_of returns"):
             layer_of(other, "fc1")  # type: ignore[arg-type]
+
+
+def test_the_scale_of_an_attention_is_not_the_layers() -> None:
+    weights = {"fc.weight": noise(4, 4), "heads": np.array([0, 3, 2, 2]), "scale": noise(1)}
+    nodes = [
+        node("MatMul", "x fc.weight", "h"),
+        node("Reshape", "h heads", "r"),
+        node("Transpose", "r", "t", perm=[0, 2, 3, 1]),
+        node("Mul", "t scale", "k"),
+        node("Relu", "k", "y"),
+    ]
+    topology = topology_of(make(nodes, {"x": ("N", 3, 4)}, ["y"], weights, ranks={"y": 4}))
+    assert topology.nodes["fc"]["output"]["activation"] is None
+    assert topology.nodes["fc"]["output"]["tensor"] == "h"
