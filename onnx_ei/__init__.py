@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from onnx_ei.measures import sensitivity as sensitivity
     from onnx_ei.measures import sensitivity_matrix as sensitivity_matrix
     from onnx_ei.measures import vector_and_pairwise_ei as vector_and_pairwise_ei
+    from onnx_ei.recording import Recorder as Recorder
+    from onnx_ei.records import Recording as Recording
+    from onnx_ei.records import read_records as read_records
     from onnx_ei.results import Measurement as Measurement
     from onnx_ei.topology import topology_of as topology_of
 
@@ -47,6 +50,8 @@ _HOMES = {
         "mutual_information", "phi", "sensitivity", "sensitivity_matrix",
         "vector_and_pairwise_ei",
     ),
+    "recording": ("Recorder",),
+    "records": ("Recording", "read_records"),
     "results": ("Measurement",),
     "topology": ("topology_of",),
 }  # fmt: skip
