@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx_ir as ir
 
 from onnx_ei.exporters._parity import Array
 
@@ -119,4 +120,10 @@ def leaves(output: Any) -> list[torch.Tensor]:
 
 def array_of(tensor: torch.Tensor) -> Array:
     """Give a tensor's values to numpy."""
-    return np.asarray(tensor.detach().cpu().numpy())
+    import torch
+
+    plain = tensor.detach().cpu()
+    if plain.dtype == torch.bfloat16:  # numpy has none of its own, and torch does not know ours
+        bits = plain.contiguous().view(torch.int16).numpy()
+        return np.asarray(bits.view(ir.DataType.BFLOAT16.numpy()))
+    return np.asarray(plain.numpy())

@@ -280,8 +280,9 @@ def _on_arrays_or_tensors(
     def call(x: NDArray[Any]) -> NDArray[Any]:
         try:
             result = np.asarray(function(x))
-        except (TypeError, AttributeError):
-            # lambda x: torch.sigmoid(x), lambda x: x.clamp(0, 1): nothing tells them apart before
+        except (TypeError, AttributeError, RuntimeError):
+            # lambda x: torch.sigmoid(x), lambda x: x.clamp(0, 1), lambda x: x * weight: nothing
+            # tells them apart before
             if "torch" not in sys.modules:
                 raise
             return on_tensors(x)

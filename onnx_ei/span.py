@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -164,36 +164,34 @@ def span_of(
     override = None if activation is None else resolve_activation(activation)
     key = (
         "span", start.key, end.key, positions,
-        None if override is None else (override.key,),
+        # one sub-model serves all functions: they are called on what it puts out
+        None if override is None else (override.function is None and override.key,),
         _fingerprint(background),
     )  # fmt: skip
     model = model_of(topology)
     stamp: object = None
     if model.live is not None and background == "reference":
         stamp = model.live.refresh()  # the other tensors follow from every weight there is
-    if model.cache.get(key, (None, ()))[1] != stamp:
-        if model.live is not None:
-            model.live.refresh()
-        made = _make(topology, start, end, override, positions, background)
-        model.cache[key] = made, stamp
-    span: Span = model.cache[key][0]
+    which = None if override is None else override.key
+    span: Span
+    span, made, called = model.cache.get(key, (None, (), None))
+    if made != stamp:
+        span = _make(topology, start, end, override, positions, background)
+    elif override is not None and which != called:
+        span = replace(span, function=override.function, runners={})
+    model.cache[key] = span, stamp, which
     _renew(span, model.live)
     return span
 
 
 def _renew(span: Span, live: LiveWeights | None) -> None:
     """Put weights that changed since the span was used into it; its sessions hold the old ones."""
-    if live is None:
+    if live is None or live.refresh(span.model.graph.initializers) == span.versions:
         return
-    now = live.refresh(span.model.graph.initializers)
-    if now == span.versions:
-        return
-    if span.versions:
-        for name in now:
-            span.model.graph.initializers[name].const_value = live.tensor(name)
-        _refuse_nan(span.model, span.layer)
-        span.sessions.clear()
-        span.runners.clear()
+    now = live.put_into(span.model)
+    _refuse_nan(span.model, span.layer)
+    span.sessions.clear()
+    span.runners.clear()
     span.versions.update(now)
 
 
@@ -249,11 +247,12 @@ def _make(
         batch=_batch_size(model.ir),
     )
     sub, in_window, out_window, widest = _build(cut, end, positions)
+    versions = {} if model.live is None else model.live.put_into(sub)
     _refuse_nan(sub, end.label)
     in_range = NO_RANGE if start.before is None else start.before.range
-    session = Session(sub, "cpu")
     in_shape = _units(sub)
     with _running_alone(start, end):
+        session = Session(sub, "cpu")
         batched, out_shape = _probe(session, sub, in_shape, in_range)
     return Span(
         layer=end.label,
@@ -270,6 +269,7 @@ def _make(
         function=None if override is None else override.function,
         widest=widest,
         sessions={("cpu", 0): session},
+        versions=versions,
     )
 
 
@@ -278,8 +278,11 @@ def _running_alone(start: Layer, end: Layer) -> Iterator[None]:
     try:
         yield
     except BackendError as error:
+        hint = ""
+        if str(start.entering.dtype) == "BFLOAT16":
+            hint = "; few operators run in BFLOAT16: measure the module in another type (.float())"
         raise UnsupportedModelError(
-            f"the span from {start.label!r} to {end.label!r} does not run on its own: {error}"
+            f"the span from {start.label!r} to {end.label!r} does not run on its own: {error}{hint}"
         ) from error
 
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from onnx_ei._graph.patterns import scalar
 from onnx_ei.errors import ModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["LiveWeights", "Reading"]
+__all__ = ["LiveWeights", "Reading", "drop_neutral", "unfolded"]
 
 
 class Reading(NamedTuple):
@@ -90,6 +92,29 @@ class LiveWeights:
                 self._copy(name, now)
         return {name: self._versions[name] for name in wanted}
 
+    def put_into(self, sub: ir.Model) -> dict[str, int]:
+        """Look at the weights that a part of the model holds, and put them in as they are now.
+
+        Parameters
+        ----------
+        sub : onnx_ir.Model
+            Its initializers of the weights' names are set.
+
+        Returns
+        -------
+        dict of str to int
+            As :meth:`refresh`.
+
+        Raises
+        ------
+        ModelError
+            As :meth:`refresh`.
+        """
+        versions = self.refresh(sub.graph.initializers)
+        for name in versions:
+            sub.graph.initializers[name].const_value = self.tensor(name)
+        return versions
+
     def tensor(self, name: str) -> ir.TensorProtocol | None:
         """Return the copy of a weight, or None if it is none of these."""
         value = self._values.get(name)
@@ -105,3 +130,48 @@ class LiveWeights:
         value.const_value = ir_module.Tensor(array, dtype=dtype, name=name)
         self._copies[name] = Reading(data, now.shape, now.dtype)
         self._versions[name] += 1
+
+
+@contextmanager
+def unfolded(model: ir.Model, names: Sequence[str]) -> Iterator[None]:
+    """Hide weights from what folds constants: for that time they are inputs.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        The model.
+    names : sequence of str
+        Initializers of it.
+    """
+    hidden = [model.graph.initializers[name] for name in names]
+    tensors = [value.const_value for value in hidden]
+    for value in hidden:
+        del model.graph.initializers[str(value.name)]
+        value.const_value = None
+        model.graph.inputs.append(value)
+    try:
+        yield
+    finally:
+        for value, tensor in zip(hidden, tensors, strict=True):
+            model.graph.inputs.remove(value)
+            value.const_value = tensor
+            model.graph.register_initializer(value)
+
+
+def drop_neutral(model: ir.Model) -> None:
+    """Take out factors of 1, which an exporter that does not optimize leaves in activations.
+
+    Parameters
+    ----------
+    model : onnx_ir.Model
+        Folded, its weights hidden: a weight that is 1 now may be another number tomorrow.
+    """
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    for node in model.graph:
+        if node.op_type not in ("Mul", "Div") or node.outputs[0].is_graph_output():
+            continue
+        kept, factor = node.inputs
+        if kept is not None and scalar(factor) == 1.0 and kept.shape == node.outputs[0].shape:
+            node.outputs[0].replace_all_uses_with(kept)
+    RemoveUnusedNodesPass()(model)

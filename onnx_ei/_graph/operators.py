@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["KEEPING", "LayerOp", "is_affine", "layer_op"]
+__all__ = ["KEEPING", "LayerOp", "is_affine", "is_weight", "layer_op"]
 
 #: Operators that move values without changing them.
 KEEPING = frozenset(
@@ -142,3 +142,13 @@ def is_affine(node: ir.Node, x: ir.Value, varies: Callable[[ir.Value | None], bo
     # a vector spread over a tensor of fewer units makes units of its own
     before, after = ([d for d in v.shape or () if d != 1] for v in (x, node.outputs[0]))
     return before == after or x.shape is None or node.outputs[0].shape is None
+
+
+def is_weight(value: ir.Value | None) -> bool:
+    """Say whether a value is a constant, or one that glue reshapes."""
+    while value is not None and value.const_value is None:
+        node = value.producer()
+        if node is None or node.op_type not in KEEPING:
+            return False
+        value = node.inputs[0]
+    return value is not None

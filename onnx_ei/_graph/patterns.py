@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from onnx_ei._graph.operators import is_weight
 from onnx_ei.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ def _single(x: ir.Value, node: ir.Node) -> Iterator[Found]:
         low = -_attribute(node, "alpha", 1.67326324) * _attribute(node, "gamma", 1.05070102)
         yield op, (_outwards(low), 10.0), out, used
     elif op == "PRelu":
-        if node.inputs[1] is not None and node.inputs[1].const_value is not None:
+        if is_weight(node.inputs[1]):
             yield op, _default(op), out, used
     elif op in ("QuickGelu", "Swish", "Silu"):
         steepness = _attribute(node, "alpha", 1.702 if op == "QuickGelu" else 1.0)
