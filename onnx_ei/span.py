@@ -7,8 +7,7 @@ down to one output position and the inputs that reach it (``positions="one"``).
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -17,18 +16,14 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 import numpy as np
 
-from onnx_ei._graph.cut import Cut, NotLocalError, nodes_between
+from onnx_ei._graph.background import Background, background_values, fingerprint
+from onnx_ei._graph.cut import Cut, NotLocalError, is_fixed, nodes_between
 from onnx_ei._graph.positions import position_window
+from onnx_ei._graph.recurrent import cell_cut, cell_range, states_of
 from onnx_ei._graph.submodel import SubModel, build
 from onnx_ei._graph.windows import Window
-from onnx_ei.activations import NO_RANGE, Override, resolve_activation
-from onnx_ei.errors import (
-    BackendError,
-    ModelError,
-    UnboundedSpanError,
-    UnsupportedModelError,
-    closest,
-)
+from onnx_ei.activations import ACTIVATIONS, NO_RANGE, Override, resolve_activation
+from onnx_ei.errors import BackendError, ModelError, UnsupportedModelError
 from onnx_ei.sessions import Session, parse_device
 from onnx_ei.topology import Key, Layer, layer_of, model_of
 
@@ -39,6 +34,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onnx_ei._graph.live import LiveWeights
+    from onnx_ei.loading import Model
 
 __all__ = ["Span", "span_of"]
 
@@ -119,7 +115,7 @@ def span_of(
     in_layer: Key | None = None,
     activation: object = None,
     positions: str = "one",
-    background: str | Mapping[str, Any] | None = None,
+    background: Background = None,
 ) -> Span:
     """Cut the function between two layers out of the model.
 
@@ -166,7 +162,7 @@ def span_of(
         "span", start.key, end.key, positions,
         # one sub-model serves all functions: they are called on what it puts out
         None if override is None else (override.function is None and override.key,),
-        _fingerprint(background),
+        fingerprint(background),
     )  # fmt: skip
     model = model_of(topology)
     stamp: object = None
@@ -195,22 +191,6 @@ def _renew(span: Span, live: LiveWeights | None) -> None:
     span.versions.update(now)
 
 
-def _fingerprint(background: str | Mapping[str, Any] | None) -> object:
-    """Return a key of a background's values: a caller may change its arrays between two calls."""
-    if background is None or isinstance(background, str):
-        return background
-    if not isinstance(background, Mapping):
-        raise TypeError(
-            "background must be 'reference', 'zeros' or a dict of arrays by tensor name, "
-            f"got {type(background).__name__}"
-        )
-    arrays = {str(name): np.ascontiguousarray(a) for name, a in background.items()}
-    return tuple(
-        (name, a.shape, a.dtype.str, hashlib.sha256(a.tobytes()).digest())
-        for name, a in sorted(arrays.items())
-    )
-
-
 def _check_ends(topology: nx.DiGraph[Any], start: Layer, end: Layer) -> None:
     if start is not end and end.key not in nx.descendants(topology, start.key):
         after = sorted(layer_of(topology, k).label for k in nx.descendants(topology, start.key))
@@ -219,6 +199,11 @@ def _check_ends(topology: nx.DiGraph[Any], start: Layer, end: Layer) -> None:
             f"what does: {', '.join(map(repr, after[:8])) or 'nothing'}"
         )
     for layer in (start, end):
+        if start is not end and layer.op.kind == "recurrent":
+            raise UnsupportedModelError(
+                f"layer {layer.label!r} ({layer.node.op_type}) is measured alone, one step of its "
+                "cell: a span of several layers cannot begin or end in it"
+            )
         if layer.op.reason is not None:
             raise UnsupportedModelError(
                 f"layer {layer.label!r} ({layer.node.op_type}) cannot be measured: "
@@ -232,21 +217,11 @@ def _make(
     end: Layer,
     override: Override | None,
     positions: str,
-    background: str | Mapping[str, Any] | None,
+    background: Background,
 ) -> Span:
     model = model_of(topology)
-    target = end.leaving if override is None else end.raw
-    nodes, sides = nodes_between(start.entering, target)
-    cut = Cut(
-        source=start.entering,
-        target=target,
-        nodes=nodes,
-        sides=_background(topology, start, end, sides, background),
-        opsets=dict(model.ir.opset_imports),
-        activation=None if override is None else override.activation,
-        batch=_batch_size(model.ir),
-    )
-    sub, in_window, out_window, widest = _build(cut, end, positions)
+    with _cut(model, start, end, override, background) as cut:
+        sub, in_window, out_window, widest = _build(cut, end, positions)
     versions = {} if model.live is None else model.live.put_into(sub)
     _refuse_nan(sub, end.label)
     in_range = NO_RANGE if start.before is None else start.before.range
@@ -270,6 +245,34 @@ def _make(
         widest=widest,
         sessions={("cpu", 0): session},
         versions=versions,
+    )
+
+
+@contextmanager
+def _cut(
+    model: Model, start: Layer, end: Layer, override: Override | None, background: Background
+) -> Iterator[Cut]:
+    """Give what lies between the two ends; of a recurrent layer, one step."""
+    ends, opsets = (start.label, end.label), dict(model.ir.opset_imports)
+    activation = None if override is None else override.activation
+    if end.op.kind == "recurrent":
+        states = [v for v in states_of(end.node) if not is_fixed(v)]
+        values = background_values(model, ends, states, background)
+        if override is None and end.after is not None:
+            activation = ACTIVATIONS[end.after.name]
+        with cell_cut(end.node, opsets, values, activation) as cut:
+            yield cut
+        return
+    target = end.leaving if override is None else end.raw
+    nodes, sides = nodes_between(start.entering, target)
+    yield Cut(
+        source=start.entering,
+        target=target,
+        nodes=nodes,
+        sides=background_values(model, ends, sides, background),
+        opsets=opsets,
+        activation=activation,
+        batch=_batch_size(model.ir),
     )
 
 
@@ -300,11 +303,14 @@ def _units(sub: ir.Model) -> tuple[int, ...]:
 def _out_range(end: Layer, override: Override | None) -> tuple[float, float]:
     if override is not None:
         return override.range or NO_RANGE
-    return NO_RANGE if end.after is None else end.after.range
+    if end.after is not None:
+        return end.after.range
+    return cell_range(end.node) if end.op.kind == "recurrent" else NO_RANGE
 
 
 def _build(cut: Cut, end: Layer, positions: str) -> SubModel:
-    window = None if positions == "all" else position_window(cut, end)
+    whole = positions == "all" or end.op.kind == "recurrent"
+    window = None if whole else position_window(cut, end)
     try:
         return build(cut, window, local=True)
     except NotLocalError:
@@ -319,57 +325,6 @@ def _build(cut: Cut, end: Layer, positions: str) -> SubModel:
             "is open; pass an example input that settles it (input= of topology_of, --input-shape "
             "on the command line)"
         ) from error
-
-
-def _background(
-    topology: nx.DiGraph[Any],
-    start: Layer,
-    end: Layer,
-    sides: list[ir.Value],
-    background: str | Mapping[str, Any] | None,
-) -> dict[str, NDArray[Any]]:
-    if isinstance(background, str) and background not in ("reference", "zeros"):
-        raise ValueError(
-            "background must be 'reference', 'zeros' or a dict of arrays by tensor name, "
-            f"got {background!r}"
-        )
-    names = [str(v.name) for v in sides]
-    if isinstance(background, Mapping):
-        unknown = [n for n in background if n not in names]
-        if unknown:
-            raise ValueError(
-                f"background names {unknown[0]!r}, which the span does not need; "
-                f"{closest(str(unknown[0]), names)}"
-            )
-    if not names:
-        return {}
-    if background is None:
-        raise UnboundedSpanError(
-            f"the span from {start.label!r} to {end.label!r} also needs "
-            f"{', '.join(map(repr, sorted(names)))}; say what they are with "
-            "background='reference' (their values on the example input), 'zeros', "
-            "or a dict of arrays"
-        )
-    if isinstance(background, Mapping):
-        missing = sorted(n for n in names if n not in background)
-        if missing:
-            raise UnboundedSpanError(
-                f"background lacks {', '.join(map(repr, missing))}, which the span needs"
-            )
-        return {n: np.asarray(background[n]) for n in names}
-    if background == "reference":
-        return model_of(topology).tensors(names)
-    return {str(v.name): _zeros(v) for v in sides}
-
-
-def _zeros(value: ir.Value) -> NDArray[Any]:
-    dims = [d if isinstance(d, int) else None for d in value.shape or [None]]
-    if None in dims:
-        raise UnsupportedModelError(
-            f"the shape of tensor {value.name!r} is open; pass input= to topology_of"
-        )
-    dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
-    return np.zeros([d for d in dims if d is not None], dtype)
 
 
 def _refuse_nan(sub: ir.Model, layer: str) -> None:

@@ -246,7 +246,7 @@ def _layer(
     entering = node.inputs[op.data]
     if entering is None:
         raise ModelError(f"layer {label!r} ({node.op_type}) lacks its input")
-    raw, after = _output_side(node.outputs[0], varies)
+    raw, after = _output_side(_output_of(node), varies)
     if op.reason is None and entering.dtype is not None and not entering.dtype.is_floating_point():
         op = replace(op, reason=f"its input is of type {entering.dtype}, not of real numbers")
     return Layer(
@@ -260,6 +260,12 @@ def _layer(
         before=_input_side(entering),
         after=after,
     )
+
+
+def _output_of(node: ir.Node) -> ir.Value:
+    """Return the first output that is read: a recurrent layer may give its last state alone."""
+    used = (v for v in node.outputs if v.uses() or v.is_graph_output())
+    return next(used, node.outputs[0])
 
 
 def _output_side(
@@ -323,7 +329,7 @@ def _attributes(layer: Layer, activation: Callable[[Match | None], Any]) -> dict
 
     return {
         "input": end(layer.entering, layer.entering, layer.before),
-        "output": end(layer.leaving, layer.node.outputs[0], layer.after),
+        "output": end(layer.leaving, _output_of(layer.node), layer.after),
         "op_type": layer.node.op_type,
         "kind": layer.op.kind,
         "name": layer.node.name or "",

@@ -160,13 +160,11 @@ def two_layer_model(
 
 
 def mixed_model() -> onnx.ModelProto:
-    """A convolution with ReLU, a pool, a dense layer, and an LSTM that cannot be measured."""
+    """A convolution with ReLU, a pool, a dense layer, and a quantised one: not measurable."""
     weights = {
         "conv.weight": noise(3, 2, 3, 3, seed=1),
         "fc": noise(12, 4, seed=2),
-        "lstm.W": noise(1, 8, 4, seed=3),
-        "lstm.R": noise(1, 8, 2, seed=4),
-        "axes": np.array([0], np.int64),
+        "quantised": np.ones((4, 2), np.int8),
     }
     nodes = [
         node("Conv", "x conv.weight", "c"),
@@ -174,10 +172,11 @@ def mixed_model() -> onnx.ModelProto:
         node("MaxPool", "r", "pool", kernel_shape=[2, 2], strides=[2, 2]),
         node("Flatten", "pool", "f"),
         node("MatMul", "f fc", "h"),
-        node("Unsqueeze", "h axes", "u"),
-        node("LSTM", "u lstm.W lstm.R", "y", hidden_size=2, name="lstm"),
+        node("DynamicQuantizeLinear", "h", "q scale zero"),
+        node("MatMulInteger", "q quantised", "i"),
+        node("Cast", "i", "y", to=TensorProto.FLOAT),
     ]
-    return make(nodes, {"x": ("N", 2, 6, 6)}, ["y"], weights, ranks={"y": 4})
+    return make(nodes, {"x": ("N", 2, 6, 6)}, ["y"], weights)
 
 
 def open_model() -> onnx.ModelProto:

@@ -23,8 +23,8 @@ def test_every_layer_is_a_row_with_a_value_or_a_reason():
     for row in found.rows:
         assert (row.reason is None) == bool(row.measurements)
     reasons = {row.op_type: row.reason for row in found.rows if row.reason}
-    assert list(reasons) == ["LSTM"]
-    assert "recurrent" in reasons["LSTM"]
+    assert list(reasons) == ["MatMulInteger"]
+    assert "quantised integer" in reasons["MatMulInteger"]
 
 
 def test_rows_say_what_the_topology_says():

@@ -74,8 +74,8 @@ def test_input_range_is_for_the_layers_that_the_input_feeds(model):
 def test_a_layer_that_cannot_be_measured_is_a_row_with_its_reason(tmp_path):
     result = call("run", saved(tmp_path, mixed_model()), "--measures", "ei", *QUICK)
     assert result.exit_code == 0
-    row = next(line for line in result.stdout.splitlines() if "lstm" in line.lower())
-    assert "recurrent" in row
+    row = next(line for line in result.stdout.splitlines() if "quantised" in line)
+    assert "quantised integer" in row
 
 
 def test_undersampled_values_are_marked_and_explained(model):

@@ -37,6 +37,10 @@ MS = "com.microsoft"
         (node("Conv", "X", "w", "b"), LayerOp(kind="conv", weight=1)),
         (node("ConvTranspose", "X", "w"), LayerOp(kind="conv", weight=1)),
         *(
+            (node(op, "X", "w", "r"), LayerOp(kind="recurrent", weight=1))
+            for op in ("LSTM", "GRU", "RNN")
+        ),
+        *(
             (node(op, "X"), LayerOp(kind="pool"))
             for op in ("MaxPool", "AveragePool", "LpPool", "GlobalMaxPool", "GlobalAveragePool",
                        "GlobalLpPool")
@@ -57,9 +61,6 @@ def test_layers(made: ir.Node, expected: LayerOp) -> None:
         (node("MatMulInteger", "X", "w"), "dense", 0, 1, "quantised integer"),
         (node("QGemm", "X", "s", "z", "w", domain=MS), "dense", 0, 3, "quantised integer"),
         (node("QLinearAveragePool", "X", domain=MS), "pool", 0, None, "quantised integer"),
-        (node("LSTM", "X", "w", "r"), "recurrent", 0, 1, "recurrent"),
-        (node("GRU", "X", "w", "r"), "recurrent", 0, 1, "recurrent"),
-        (node("RNN", "X", "w", "r"), "recurrent", 0, 1, "recurrent"),
         (node("DynamicQuantizeLSTM", "X", "w", domain=MS), "recurrent", 0, 1, "recurrent"),
         (node("Attention", "X", "w", domain=MS), "attention", 0, 1, "tokens are coupled"),
         (node("MultiHeadAttention", "Q", "K", "V", domain=MS), "attention", 0, None, "coupled"),

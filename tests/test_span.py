@@ -464,14 +464,6 @@ def lstm_model() -> onnx.ModelProto:
     return build(nodes, weights, {"x": (6, 1, 3)})
 
 
-def test_recurrent_layers_have_a_reason() -> None:
-    topology = topology_of(lstm_model())
-    with pytest.raises(UnsupportedModelError, match=r"\(LSTM\) cannot be measured: a recurrent"):
-        span_of(topology, "lw")
-    with pytest.raises(UnsupportedModelError, match=r"'lw' \(LSTM\) cannot be measured"):
-        span_of(topology, "v", in_layer="lw")
-
-
 def test_quantised_layers_have_a_reason() -> None:
     nodes = [
         node("QuantizeLinear", "x s z", "q"),

@@ -358,14 +358,17 @@ def test_integer_layers_have_a_reason() -> None:
     assert topology.nodes["w"]["reason"] == "its input is of type INT32, not of real numbers"
 
 
-def test_recurrent_layers_have_a_reason() -> None:
-    model = make(
-        [node("LSTM", "x lstm.W lstm.R", "y", hidden_size=2)], {"x": (5, "N", 3)}, ["y"],
-        {"lstm.W": noise(1, 8, 3), "lstm.R": noise(1, 8, 2)}, ranks={"y": 4},
-    )  # fmt: skip
-    topology = topology_of(model)
-    assert topology.nodes["lstm.W"]["kind"] == "recurrent"
-    assert "recurrent layer" in topology.nodes["lstm.W"]["reason"]
+@pytest.mark.parametrize("outputs", ["y", "_ y"])
+def test_recurrent_layers(outputs: str) -> None:
+    made = node("LSTM", "x lstm.W lstm.R", outputs, hidden_size=2)
+    made.output[:] = ["" if name == "_" else name for name in made.output]
+    weights = {"lstm.W": noise(1, 8, 3), "lstm.R": noise(1, 8, 2)}
+    rank = {"y": 4 if outputs == "y" else 3}
+    topology = topology_of(make([made], {"x": (5, "N", 3)}, ["y"], weights, ranks=rank))
+    data = topology.nodes["lstm.W"]
+    assert (data["kind"], data["reason"]) == ("recurrent", None)
+    assert data["output"]["tensor"] == "y"
+    assert data["output"]["shape"] == ((5, 1, 1, 2) if outputs == "y" else (1, 1, 2))
 
 
 def test_trees_have_a_reason() -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from onnx_ei.activations import Activation
 
-__all__ = ["Cut", "NotLocalError", "Plan", "make_plan", "nodes_between"]
+__all__ = ["Cut", "NotLocalError", "Plan", "is_fixed", "make_plan", "nodes_between"]
 
 
 class NotLocalError(Exception):
@@ -106,19 +106,19 @@ def nodes_between(source: ir.Value, target: ir.Value) -> tuple[list[ir.Node], li
     sides: dict[int, ir.Value] = {}
     for node in nodes:
         for value in node.inputs:
-            if value is not None and id(value) not in reached and not _is_fixed(value):
+            if value is not None and id(value) not in reached and not is_fixed(value):
                 sides[id(value)] = value
     return nodes, list(sides.values())
 
 
-def _is_fixed(value: ir.Value) -> bool:
+def is_fixed(value: ir.Value) -> bool:
     """Say whether a value depends on weights alone."""
     if value.const_value is not None:
         return True
     producer = value.producer()
     if producer is None:
         return False
-    return all(_is_fixed(v) for v in _all_inputs(producer))
+    return all(is_fixed(v) for v in _all_inputs(producer))
 
 
 def _all_inputs(node: ir.Node) -> Iterator[ir.Value]:

@@ -122,6 +122,10 @@ def shown(dims: tuple[int | None, ...]) -> str:
     return "(" + ", ".join("?" if d is None else str(d) for d in dims) + ")"
 
 
+# In time-major files and in the states of recurrent layers the batch is not the first axis.
+_BATCH_NAMES = {"batch", "batch_size", "batchsize", "N", "B"}
+
+
 def fix_shapes(
     model: ir.Model, feeds: dict[str, NDArray[Any]] | None
 ) -> dict[str, tuple[int | None, ...]]:
@@ -145,7 +149,8 @@ def fix_shapes(
         d.value
         for v in model.graph.inputs
         if v.shape is not None and len(v.shape) and not isinstance(d := v.shape[0], int)
-    } - {None}
+    }
+    batch = (batch | _BATCH_NAMES) - {None}
     still_open = {}
     for value in model.graph.inputs:
         name = str(value.name)

@@ -33,7 +33,8 @@ _INTEGER = {
     "QLinearAveragePool": (0, None),
     "QLinearGlobalAveragePool": (0, None),
 }
-_RECURRENT = frozenset({"RNN", "LSTM", "GRU", "DynamicQuantizeLSTM"})
+_RECURRENT = frozenset({"RNN", "LSTM", "GRU"})
+_QUANTISED_RECURRENT = frozenset({"DynamicQuantizeLSTM"})
 _ATTENTION = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"})
 _PREDICTORS = frozenset(
     {
@@ -46,7 +47,7 @@ _INTEGER_REASON = (
     "its input is a quantised integer tensor: uniform noise on a range of real numbers is not "
     "defined there"
 )
-_RECURRENT_REASON = "a recurrent layer: its state couples the steps of a sequence"
+_RECURRENT_REASON = "a quantised recurrent layer: its scales couple the steps of a sequence"
 _ATTENTION_REASON = "a fused attention operator: its tokens are coupled"
 _PREDICTOR_REASON = "an opaque predictor ({}): no tensor of units enters it"
 
@@ -105,6 +106,9 @@ def layer_op(node: ir.Node, varies: Callable[[ir.Value | None], bool]) -> LayerO
         kind = "conv" if "Conv" in op else "pool" if "Pool" in op else "dense"
         return LayerOp(kind=kind, data=data, weight=weight, reason=_INTEGER_REASON)
     if op in _RECURRENT:
+        fixed = not any(varies(v) for v in node.inputs[1:3])
+        return LayerOp(kind="recurrent", weight=1) if fixed else None
+    if op in _QUANTISED_RECURRENT:
         return LayerOp(kind="recurrent", weight=1, reason=_RECURRENT_REASON)
     if op in _ATTENTION and node.domain == "com.microsoft":
         # in the others, input 1 is the keys
