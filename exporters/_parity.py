@@ -79,6 +79,14 @@ def _compare(name: str, expected: Sequence[Array], got: Sequence[Array]) -> None
                 f"output {index} of {name} has shape {want.shape}, in its ONNX file {have.shape}; "
                 f"{REMEDY}"
             )
+        if want.dtype.kind not in "biufc":  # class labels may be text
+            if not np.array_equal(want.astype(str), have.astype(str)):
+                raise ModelError(
+                    f"output {index} of {name} differs from its ONNX file's in "
+                    f"{int(np.sum(want.astype(str) != have.astype(str)))} of {want.size} labels; "
+                    f"{REMEDY}"
+                )
+            continue
         relative = 1e-2 if have.dtype.kind == "f" and have.dtype.itemsize == 2 else 1e-4
         finite = np.abs(want[np.isfinite(want)])
         limit = 1e-6 + relative * float(finite.max(initial=0.0))

@@ -7,11 +7,12 @@ Tables and JSON go to standard output, everything else to standard error. Exit c
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
+
+from onnx_ei.cli_errors import DEVICE, MODEL, errors, say
+from onnx_ei.cli_export import export_app
 
 if TYPE_CHECKING:
     from onnx_ei.analysis import Analysis, Row
@@ -27,7 +28,7 @@ app = typer.Typer(
     "for any ONNX model.",
 )
 
-USAGE, MODEL, DEVICE, INTERRUPTED = 2, 3, 4, 130
+app.add_typer(export_app, name="export")
 
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file.")]
 Layers = Annotated[
@@ -77,7 +78,7 @@ def describe_command(
     debug: Debug = False,
 ) -> None:
     """List a model's layers: keys, operators, activations, shapes, units."""
-    with _errors(debug):
+    with errors(debug):
         from onnx_ei.analysis import describe
 
         topology = _topology(model, input_shape)
@@ -122,7 +123,7 @@ def run_command(
     debug: Debug = False,
 ) -> None:
     """Measure a model's layers: one row each, with standard errors."""
-    with _errors(debug):
+    with errors(debug):
         from onnx_ei.sessions import check_device
 
         names = _measure_names(measures)
@@ -152,10 +153,10 @@ def run_command(
 
             _show(run_table(found, names), found)
             for remark in remarks(found):
-                _say(remark)
+                say(remark)
         broken = [row for row in found.rows if row.broken]
         for row in broken:
-            _say(f"error: {row.layer}: {row.reason}")
+            say(f"error: {row.layer}: {row.reason}")
         if broken:
             raise typer.Exit(MODEL)
 
@@ -163,7 +164,7 @@ def run_command(
 @app.command("doctor")
 def doctor_command(json: Json = False, debug: Debug = False) -> None:
     """Say what this installation has: versions, providers, threads, and what is wrong with it."""
-    with _errors(debug):
+    with errors(debug):
         from onnx_ei.doctor import examine, problems
 
         facts = examine()
@@ -176,7 +177,7 @@ def doctor_command(json: Json = False, debug: Debug = False) -> None:
                 shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
                 typer.echo(f"{name:<{width}}  {shown}")
             for fault in faults:
-                _say(f"problem: {fault}")
+                say(f"problem: {fault}")
         if faults:
             raise typer.Exit(DEVICE)
 
@@ -262,45 +263,10 @@ def _show(table: Any, found: Analysis) -> None:
     console = Console() if sys.stdout.isatty() else Console(width=240)
     console.print(table)
     for note in found.notes:
-        _say(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _print_json(content: object) -> None:
     from json import dumps
 
     typer.echo(dumps(content, indent=1, allow_nan=False))
-
-
-def _say(text: str) -> None:
-    typer.echo(text, err=True)
-
-
-@contextmanager
-def _errors(debug: bool) -> Iterator[None]:
-    """Turn errors into one line and an exit code."""
-    from onnx_ei.errors import (
-        BackendError,
-        MissingDependencyError,
-        ModelError,
-        UnsupportedModelError,
-    )
-
-    if debug:
-        yield
-        return
-    try:
-        yield
-    except (ModelError, UnsupportedModelError) as error:
-        _fail(error, MODEL)
-    except (BackendError, MissingDependencyError) as error:
-        _fail(error, DEVICE)
-    except (ValueError, TypeError, KeyError) as error:
-        _fail(error, USAGE)
-    except KeyboardInterrupt:
-        _say("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def _fail(error: Exception, code: int) -> NoReturn:
-    _say(f"error: {error}")
-    raise typer.Exit(code) from None

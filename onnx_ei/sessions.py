@@ -167,6 +167,7 @@ class Session:
                 "check the driver and the CUDA libraries, or use device='cpu'"
             )
         self._device = (kind, index)
+        self._bindable = {v.name for v in self._session.get_outputs() if v.type in _BINDABLE}
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Run once, inputs and outputs bound to the device.
@@ -188,9 +189,11 @@ class Session:
         BackendError
             If onnxruntime fails; its own message is kept.
         """
+        text_in = any(array.dtype.kind in "OUS" for array in feeds.values())
         try:
-            if any(array.dtype.kind in "OUS" for array in feeds.values()):
-                # strings cannot be bound
+            if text_in or not self._bindable.issuperset(outputs):
+                # text cannot be bound, and an output of text or of a sequence crashes the process
+                # when it is copied
                 return list(self._session.run(list(outputs), dict(feeds)))
             binding = self._session.io_binding()
             for name, array in feeds.items():
@@ -202,6 +205,15 @@ class Session:
             return list(binding.copy_outputs_to_cpu())
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
+
+
+_BINDABLE = frozenset(
+    f"tensor({kind})"
+    for kind in (
+        "float", "double", "float16", "bfloat16", "bool", "int8", "int16", "int32", "int64",
+        "uint8", "uint16", "uint32", "uint64",
+    )
+)  # fmt: skip
 
 
 def _first_line(error: Exception) -> str:

@@ -9,6 +9,9 @@ from types import ModuleType
 
 import pytest
 
+# Scripts that need their frameworks: run by hand, not imported in search of doctests.
+collect_ignore_glob = ["zoo/make_*.py"]
+
 REQUIRE_PEERS = "ONNX_EI_REQUIRE_PEERS"
 """Set by tox where everything is installed: a test that would skip for a missing peer fails."""
 

@@ -21,7 +21,7 @@ HERE = Path(__file__).resolve().parent.parent
 CHECKOUT = Path(os.environ.get("ONNX_EI_CHECKOUT", HERE))
 """Where the sources are: the wheel's tests run elsewhere and are told."""
 
-HEAVY = ("torch", "matplotlib", "pandas", "tensorflow", "jax", "sklearn", "dask")
+HEAVY = ("torch", "matplotlib", "pandas", "tensorflow", "keras", "jax", "sklearn", "dask")
 
 
 FOLDERS = {"onnx_ei": CHECKOUT / "onnx_ei", "onnx_ei.exporters": CHECKOUT / "exporters"}
@@ -83,7 +83,8 @@ def test_version_and_extras():
     assert onnx_ei.__version__ == metadata.version("onnx-ei")
     meta = metadata.metadata("onnx-ei")
     assert meta["License-Expression"] == "MIT"
-    assert {"cpu", "gpu", "torch", "plot", "pandas", "dask"} <= set(meta.get_all("Provides-Extra"))
+    extras = {"cpu", "gpu", "torch", "sklearn", "keras", "jax", "plot", "pandas", "dask"}
+    assert extras <= set(meta.get_all("Provides-Extra"))
     required = [line for line in metadata.requires("onnx-ei") or () if "extra ==" not in line]
     # Two wheels fight over one folder, so neither may come by itself.
     assert not any(line.startswith("onnxruntime") for line in required)

@@ -23,6 +23,7 @@ from onnx_ei.sessions import (
     onnxruntime_module,
     parse_device,
 )
+from onnx_ei.topology import topology_of
 
 
 @pytest.mark.parametrize(
@@ -85,7 +86,7 @@ class _Runtime:
 
     def InferenceSession(self, data: bytes, options: Any, providers: list[Any]) -> Any:
         self.providers = providers
-        return SimpleNamespace(get_providers=lambda: self._used)
+        return SimpleNamespace(get_providers=lambda: self._used, get_outputs=list)
 
 
 def test_cuda_that_the_wheel_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,3 +319,18 @@ def test_large_weights_that_nothing_reads_do_no_harm() -> None:
     (y,) = Session(model).run({"x": x}, ["y"])
     np.testing.assert_allclose(y, x @ weights["fc"], rtol=1e-4, atol=1e-4)
     np.testing.assert_array_equal(model.graph.initializers["idle"].const_value.numpy(), idle)
+
+
+def test_text_that_comes_out_does_not_crash_the_process() -> None:
+    nodes = [
+        node("MatMul", "x fc", "h"),
+        node("ArgMax", "h", "i", axis=1, keepdims=0),
+        helper.make_node("ArrayFeatureExtractor", ["labels", "i"], ["y"], domain="ai.onnx.ml"),
+    ]
+    labels = helper.make_tensor("labels", TensorProto.STRING, [1, 2], [b"cat", b"dog"])
+    weights = {"fc": np.array([[1, 0], [0, 1]], np.float32), "labels": labels}
+    model = make(nodes, {"x": ("N", 2)}, ["y"], weights, domains={"ai.onnx.ml": 3})
+    model.graph.output[0].type.tensor_type.elem_type = TensorProto.STRING
+    (y,) = Session(ir.from_proto(model)).run({"x": np.array([[0, 1]], np.float32)}, ["y"])
+    assert y.tolist() == [["dog"]]
+    assert list(topology_of(model)) == ["fc"]
