@@ -3,7 +3,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from onnx_ei._sampling.convergence import Estimate, extrapolated, has_converged, run_schedules
+from onnx_ei._sampling.convergence import (
+    Estimate,
+    extrapolated,
+    has_converged,
+    is_hopeless,
+    run_schedules,
+    samples_to_cover,
+)
 from onnx_ei._sampling.parameters import Parameters
 
 
@@ -124,3 +131,70 @@ class TestExtrapolated:
             found = extrapolated(self.sizes, points)
             scores.append((float(found.value) - 1.0) / float(found.stderr))
         assert np.abs(scores).max() < 4
+
+
+class TestHopeless:
+    def covered(self, coverage: object, value: object = 1.0, stderr: float = 0.001) -> Estimate:
+        shape = np.shape(coverage)
+        return Estimate(
+            value=np.broadcast_to(np.asarray(value, float), shape),
+            stderr=np.full(shape, stderr),
+            out_of_range=0.0,
+            coverage=np.asarray(coverage, float),
+        )
+
+    @pytest.mark.parametrize("n", [2_000, 20_000, 100_000])
+    def test_the_estimate_of_equally_likely_states(self, n: int) -> None:
+        # 40,000 states: 95 % coverage needs 40,000 ln 20 samples
+        rng = np.random.default_rng(n)
+        seen = np.bincount(rng.integers(0, 40_000, n))
+        coverage = 1 - np.sum(seen == 1) / n
+        truth = 40_000 * np.log(20)
+        needed = float(samples_to_cover(np.array(coverage), n))
+        # the number of states seen once has a standard deviation below sqrt(n)
+        assert abs(needed / truth - 1) < 4 / (n**0.5 * coverage)
+
+    def test_states_that_are_not_equally_likely_take_longer(self) -> None:
+        rng = np.random.default_rng(0)
+        weights = 1 / np.arange(1, 20_001)
+        seen = np.bincount(rng.choice(20_000, 50_000, p=weights / weights.sum()))
+        needed = float(samples_to_cover(np.array(1 - np.sum(seen == 1) / 50_000), 50_000))
+        more = np.bincount(rng.choice(20_000, int(needed), p=weights / weights.sum()))
+        assert 1 - np.sum(more == 1) / int(needed) < 0.96
+
+    @pytest.mark.parametrize(
+        ("coverage", "n", "verdict"),
+        [
+            (0.0, 10_000, True),
+            (0.01, 10_000, True),  # about 3 million
+            (0.05, 10_000, False),  # about 600,000
+            (0.03, 10_000, False),  # about 980,000: near the limit sampling goes on
+            (0.5, 10_000, False),
+            (0.5, 500_000, True),
+        ],
+    )
+    def test_the_limit(self, coverage: float, n: int, verdict: bool) -> None:
+        assert is_hopeless(None, self.covered(coverage), n, Parameters()) is verdict
+
+    def test_pairs_are_never_hopeless(self) -> None:
+        assert not is_hopeless(None, estimate(1.0), 10_000, Parameters())
+
+    def test_one_lost_group_waits_for_the_others(self) -> None:
+        moving, still = (
+            self.covered([0.0, 0.99], [13.0, 2.0]),
+            self.covered([0.0, 0.99], [14.0, 2.0]),
+        )
+        assert not is_hopeless(None, moving, 10_000, Parameters())
+        assert not is_hopeless(self.covered([0.0, 0.99], [12.0, 1.0]), moving, 20_000, Parameters())
+        assert is_hopeless(moving, still, 40_000, Parameters())
+
+    def test_sampling_gives_up_at_once(self) -> None:
+        asked: list[int] = []
+
+        def estimates_at(n: int, names: list[str]) -> dict[str, Estimate]:
+            asked.append(n)
+            return {"ei": self.covered(0.0, np.log2(n))}
+
+        found = run_schedules(estimates_at, ["ei"], Parameters())["ei"]
+        assert asked == [10_000]
+        assert (found.n_samples, found.converged) == (10_000, False)

@@ -14,7 +14,12 @@ import pytest
 from graphs import make, node
 
 from onnx_ei import measure, sensitivity_matrix, topology_of
-from onnx_ei.errors import OutOfRangeWarning, UnboundedSpanError, UndersampledWarning
+from onnx_ei.errors import (
+    NotConvergedWarning,
+    OutOfRangeWarning,
+    UnboundedSpanError,
+    UndersampledWarning,
+)
 from onnx_ei.span import span_of
 
 UNIT = {"in_range": (0, 1), "out_range": (0, 1)}
@@ -216,3 +221,17 @@ def test_too_few_samples_are_said_to_be_too_few() -> None:
     # every state was seen once: the value follows the number of samples, not the layer's 36 bits
     assert found.coverage == 0
     assert found.value < 12
+
+
+def test_sampling_that_cannot_converge_stops_and_says_what_it_would_take() -> None:
+    eye = np.eye(6, dtype=np.float32)
+    topology = topology_of(make([node("MatMul", "x fc", "y")], {"x": ("N", 6)}, ["y"], {"fc": eye}))
+    options = {**UNIT, "in_bins": 64, "out_bins": 64}
+    with (
+        pytest.warns(UndersampledWarning, match="unreliable"),
+        pytest.warns(NotConvergedWarning, match="stopped after 10000 samples, far more are needed"),
+    ):
+        found = measure("ei", "fc", topology, **options)
+    assert (found.n_samples, found.converged) == (10_000, False)
+    # the pairs of the same layer converge
+    assert measure("ei_parts", "fc", topology, **options).converged

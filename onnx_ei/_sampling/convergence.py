@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from onnx_ei._sampling.parameters import Parameters
 
-__all__ = ["Estimate", "Outcome", "extrapolated", "has_converged", "run_schedules", "schedule"]
+__all__ = [
+    "Estimate",
+    "Outcome",
+    "extrapolated",
+    "has_converged",
+    "is_hopeless",
+    "run_schedules",
+    "samples_to_cover",
+    "schedule",
+]
 
 FIRST_STAGE = 10_000
 """Samples of the first stage of automatic sampling, as in deep_ei."""
@@ -21,6 +30,8 @@ FULL_COVERAGE = 0.95
 a truth of 7.86, at 0.63 it is 0.37 above."""
 UNRELIABLE = 0.5
 """Coverage below which a vector measure says more of the samples than of the layer."""
+SLACK = 1.5
+"""How far past ``max_samples`` the need of samples must lie before sampling gives up."""
 POINTS = 20
 INTERVAL = 100_000
 LEFT_OUT = 4
@@ -86,11 +97,82 @@ def has_converged(before: Estimate, now: Estimate, threshold: float) -> bool:
     >>> has_converged(a, b, 0.05), has_converged(a, b, 0.01)
     (True, False)
     """
+    return bool(np.all(_settled(before, now, threshold)))
+
+
+def _settled(before: Estimate, now: Estimate, threshold: float) -> NDArray[np.bool_]:
+    """Say of each entry whether it has converged."""
     tolerance = np.maximum(threshold * np.abs(now.value), FLOOR)
-    if now.coverage is not None and bool(np.any(now.coverage < FULL_COVERAGE)):
-        return False
     still = np.abs(now.value - before.value) <= tolerance
-    return bool(np.all(still & (now.stderr <= tolerance)))
+    covered = True if now.coverage is None else now.coverage >= FULL_COVERAGE
+    return np.asarray(still & (now.stderr <= tolerance) & covered)
+
+
+def samples_to_cover(coverage: NDArray[np.float64], n_samples: int) -> NDArray[np.float64]:
+    r"""Estimate how many samples would bring coverage to 0.95, if all states were equally likely.
+
+    Parameters
+    ----------
+    coverage : ndarray of float64
+        Coverage after ``n_samples``: 1 less the share of samples whose state was seen once.
+    n_samples : int
+        Samples so far.
+
+    Returns
+    -------
+    ndarray of float64
+        A lower bound for all other distributions: their rare states take longer.
+
+    Notes
+    -----
+    Of K equally likely states, n samples see :math:`n e^{-n/K}` once, so coverage is
+    :math:`1 - e^{-n/K}` (Good 1953).
+
+    Examples
+    --------
+    >>> samples_to_cover(np.array([0.0, 0.5, 0.95]), 1000).round().tolist()
+    [inf, 4322.0, 1000.0]
+    """
+    with np.errstate(divide="ignore"):
+        seen = -np.log1p(-np.minimum(coverage, FULL_COVERAGE))
+        return np.asarray(-np.log1p(-FULL_COVERAGE) / seen * n_samples)
+
+
+def is_hopeless(
+    before: Estimate | None, now: Estimate, n_samples: int, parameters: Parameters
+) -> bool:
+    """Tell whether more samples, up to the most allowed, cannot make a vector measure converge.
+
+    Parameters
+    ----------
+    before : Estimate or None
+        With half the samples, where there was such a stage.
+    now : Estimate
+        With all.
+    n_samples : int
+        Samples so far.
+    parameters : Parameters
+        ``max_samples`` and ``threshold``.
+
+    Returns
+    -------
+    bool
+        True where some entry cannot be covered and every other one has converged.
+
+    Examples
+    --------
+    >>> seen_once = Estimate(value=np.array(13.3), stderr=np.array(0.0), out_of_range=0.0,
+    ...                      coverage=np.array(0.0))
+    >>> is_hopeless(None, seen_once, 10_000, Parameters())
+    True
+    """
+    if now.coverage is None:
+        return False
+    needed = samples_to_cover(now.coverage, n_samples)
+    # the coverage of a stage has an error of its own: what is near the limit goes on
+    lost = needed > SLACK * parameters.max_samples
+    done = False if before is None else _settled(before, now, parameters.threshold)
+    return bool(np.any(lost) and np.all(lost | done))
 
 
 def _stages(max_samples: int) -> Iterator[int]:
@@ -141,6 +223,8 @@ def schedule(parameters: Parameters) -> Generator[int, Estimate, Outcome]:
         now = yield n_samples
         if before is not None and has_converged(before, now, parameters.threshold):
             return Outcome(estimate=now, n_samples=n_samples, converged=True)
+        if is_hopeless(before, now, n_samples, parameters):
+            break
         before = now
     return Outcome(estimate=now, n_samples=n_samples, converged=False)
 

@@ -16,6 +16,7 @@ from onnx_ei._sampling.convergence import (
     Estimate,
     Outcome,
     run_schedules,
+    samples_to_cover,
 )
 from onnx_ei._sampling.parameters import Parameters, Range, whole
 from onnx_ei._sampling.progress import Progress, reporting
@@ -320,11 +321,23 @@ def _give_warnings(result: Measurement, parameters: Parameters) -> None:
             UndersampledWarning,
         )
     if result.converged is False:
-        warn(
-            f"{what}: not converged to threshold={parameters.threshold} after max_samples="
-            f"{parameters.max_samples} samples; raise either, or give samples",
-            NotConvergedWarning,
+        warn(f"{what}: {_unconverged(result, parameters)}", NotConvergedWarning)
+
+
+def _unconverged(result: Measurement, parameters: Parameters) -> str:
+    """Say why automatic sampling stopped before it converged, and what would help."""
+    if result.n_samples < parameters.max_samples and result.coverage is not None:
+        least = samples_to_cover(np.array(result.coverage), result.n_samples).max()
+        need = f"at least {least:.1g}" if np.isfinite(least) else "far more"
+        return (
+            f"stopped after {result.n_samples} samples, {need} are needed to cover the joint "
+            f"states and max_samples={parameters.max_samples}; use fewer bins, or smaller groups "
+            "of units"
         )
+    return (
+        f"not converged to threshold={parameters.threshold} after max_samples="
+        f"{parameters.max_samples} samples; raise either, or give samples"
+    )
 
 
 def warn(message: str, category: type[Warning]) -> None:
