@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 import networkx as nx
 
 from onnx_ei.errors import (
-    BackendError,
     OnnxEiError,
     UnboundedSpanError,
     UnknownLayerError,
@@ -291,7 +290,5 @@ def _row(
         return Row(**facts, measurements=work(Row(**facts), span))
     except (UnsupportedModelError, UnboundedSpanError) as error:
         return Row(**facts, reason=str(error))
-    except BackendError as error:
-        return Row(**facts, reason=str(error), broken=True)
     except OnnxEiError as error:
         return Row(**facts, reason=str(error), broken=True)

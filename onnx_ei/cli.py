@@ -81,7 +81,7 @@ def describe_command(
     with errors(debug):
         from onnx_ei.analysis import describe
 
-        topology = _topology(model, input_shape)
+        topology = _topology(model, input_shape, background)
         found = describe(topology, layers, positions=positions, background=background)
         if json:
             _print_json(found.to_dict())
@@ -129,7 +129,7 @@ def run_command(
         names = _measure_names(measures)
         limits = None if input_range is None else _pair(input_range)
         check_device(device)
-        topology = _topology(model, input_shape)
+        topology = _topology(model, input_shape, background)
         found = _run(
             topology,
             names,
@@ -203,14 +203,14 @@ def _pair(given: str) -> tuple[float, float]:
     return low, high
 
 
-def _topology(path: str, shapes: list[str] | None) -> Any:
+def _topology(path: str, shapes: list[str] | None, background: str | None) -> Any:
     from onnx_ei.topology import topology_of
 
-    if not shapes:
+    if not shapes and background != "reference":
         return topology_of(path)
     from onnx_ei.loading import example_of_shape
 
-    return topology_of(path, example_of_shape(path, dict(_shape(s) for s in shapes)))
+    return topology_of(path, example_of_shape(path, dict(_shape(s) for s in shapes or ())))
 
 
 def _shape(given: str) -> tuple[str, tuple[int, ...]]:

@@ -19,10 +19,10 @@ import numpy as np
 from onnx_ei._graph.background import Background, background_values, fingerprint
 from onnx_ei._graph.cut import Cut, NotLocalError, is_fixed, nodes_between
 from onnx_ei._graph.positions import position_window
-from onnx_ei._graph.recurrent import cell_cut, cell_range, states_of
+from onnx_ei._graph.recurrent import cell_activation, cell_cut, cell_range, states_of
 from onnx_ei._graph.submodel import SubModel, build
 from onnx_ei._graph.windows import Window
-from onnx_ei.activations import ACTIVATIONS, NO_RANGE, Override, resolve_activation
+from onnx_ei.activations import NO_RANGE, Override, resolve_activation
 from onnx_ei.errors import BackendError, ModelError, UnsupportedModelError
 from onnx_ei.sessions import Session, parse_device
 from onnx_ei.topology import Key, Layer, layer_of, model_of
@@ -259,7 +259,7 @@ def _cut(
         states = [v for v in states_of(end.node) if not is_fixed(v)]
         values = background_values(model, ends, states, background)
         if override is None and end.after is not None:
-            activation = ACTIVATIONS[end.after.name]
+            activation = cell_activation(end.after.name)
         with cell_cut(end.node, opsets, values, activation) as cut:
             yield cut
         return

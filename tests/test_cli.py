@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from conftest import no_cuda
-from graphs import mixed_model, open_model, two_layer_model
+from graphs import make, mixed_model, node, noise, open_model, two_layer_model
 from typer.testing import CliRunner
 
 from onnx_ei import measure, topology_of
@@ -100,6 +100,19 @@ def test_open_dimensions_are_settled_by_input_shape(tmp_path):
     result = call("describe", path, "--input-shape", "x=1,5,3")
     assert "is open" not in result.stdout
     assert "15 -> 2" in result.stdout
+
+
+def test_reference_background_needs_no_shapes_where_the_file_settles_them(tmp_path):
+    nodes = [node("LSTM", "x W R _ _ h0 c0", "y", hidden_size=2)]
+    state = (1, "N", 2)
+    inputs = {"x": (5, "N", 3), "h0": state, "c0": state}
+    weights = {"W": noise(1, 8, 3), "R": noise(1, 8, 2)}
+    path = saved(tmp_path, make(nodes, inputs, ["y"], weights, ranks={"y": 4}))
+    (row,) = json.loads(call("describe", path, "--json").stdout)["rows"]
+    assert "also needs 'c0', 'h0'" in row["reason"]
+    result = call("describe", path, "--json", "--background", "reference")
+    (row,) = json.loads(result.stdout)["rows"]
+    assert (row["reason"], row["n_inputs"], row["n_outputs"]) == (None, 3, 2)
 
 
 def test_doctor_names_versions_providers_and_threads():

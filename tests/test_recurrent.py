@@ -182,6 +182,23 @@ def test_an_activation_ends_the_step() -> None:
     np.testing.assert_allclose(run(over, x), np.tanh(plain), atol=1e-6)
 
 
+def test_an_activation_with_parameters_is_refused() -> None:
+    nodes = [
+        node("LSTM", "x W R B", "h", hidden_size=HIDDEN),
+        node("LeakyRelu", "h", "y", alpha=0.3),
+    ]
+    topology = topology_of(
+        make(nodes, {"x": (5, "N", FEATURES)}, ["y"], weights("LSTM"), ranks={"y": 4})
+    )
+    (key,) = topology
+    with pytest.raises(UnsupportedModelError, match=r"LeakyRelu, .* has parameters of its own"):
+        span_of(topology, key)
+    x, zero = noise(6, FEATURES, seed=9), np.zeros(HIDDEN)
+    given = span_of(topology, key, activation=lambda h: np.where(h < 0, 0.3 * h, h))
+    plain = step("LSTM", x, zero, zero)
+    np.testing.assert_allclose(run(given, x), np.where(plain < 0, 0.3 * plain, plain), atol=1e-6)
+
+
 def test_spans_of_several_layers_cannot_end_in_a_cell() -> None:
     nodes = [node("MatMul", "x fc", "h"), node("LSTM", "h W R B", "y", hidden_size=HIDDEN)]
     held = {**weights("LSTM"), "fc": noise(FEATURES, FEATURES)}

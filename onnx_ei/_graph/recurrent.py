@@ -17,16 +17,38 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["CELLS", "cell_cut", "cell_range", "states_of"]
+__all__ = ["cell_activation", "cell_cut", "cell_range", "states_of"]
 
-#: Operators that run a cell over a sequence.
-CELLS = frozenset({"RNN", "LSTM", "GRU"})
 _LENGTHS, _STATES = 4, (5, 6)
+# Activations that their name says all of. The others have parameters in the model, which the table
+# of activations does not know.
+_PLAIN = frozenset(
+    {
+        "Cos", "Erf", "Gelu", "HardSwish", "Mish", "Relu", "Relu6", "Sigmoid", "Silu", "Sin",
+        "Softplus", "Softsign", "Tanh",
+    }
+)  # fmt: skip
 
 
 def states_of(node: ir.Node) -> list[ir.Value]:
     """Return the tensors that hold a cell's state before the first step."""
     return [v for v in node.inputs[_STATES[0] : _STATES[-1] + 1] if v is not None]
+
+
+def cell_activation(name: str) -> Activation:
+    """Return the activation that follows a recurrent layer, by its name.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If it has parameters.
+    """
+    if name not in _PLAIN:
+        raise UnsupportedModelError(
+            f"{name}, which follows the recurrent layer, has parameters of its own; "
+            "pass activation= to say what ends the step"
+        )
+    return ACTIVATIONS[name]
 
 
 def cell_range(node: ir.Node) -> tuple[float, float]:
