@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx_ir as ir
 
-from onnx_ei.exporters._parity import Array
+from onnx_ei.exporters._parity import Array, Case, first_line
 
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["Example", "array_of", "doubled", "example_of", "leaves", "random_like"]
+__all__ = [
+    "Example",
+    "array_of",
+    "cases",
+    "doubled",
+    "evaluating",
+    "example_of",
+    "leaves",
+    "random_like",
+    "run",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,3 +139,39 @@ def array_of(tensor: torch.Tensor) -> Array:
         bits = plain.contiguous().view(torch.int16).numpy()
         return np.asarray(bits.view(ir.DataType.BFLOAT16.numpy()))
     return np.asarray(plain.numpy())
+
+
+@contextmanager
+def evaluating(model: torch.nn.Module) -> Iterator[None]:
+    """Put a module into eval mode; afterwards each submodule gets its own mode back."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def run(model: torch.nn.Module, example: Example, which: str = "the example input") -> Any:
+    """Call a module, and say what it failed on."""
+    try:
+        return model(*example.args, **example.kwargs)
+    # A module's forward is the user's code: it can raise anything.
+    except Exception as error:
+        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in example.tensors)
+        raise ValueError(
+            f"{type(model).__name__} fails on {which} ({shapes}): {first_line(error)}; "
+            "pass an example that its forward accepts"
+        ) from error
+
+
+def cases(model: torch.nn.Module, example: Example, free: bool) -> Iterator[Case]:
+    """Give random inputs with the module's outputs, at the example's batch and at one more."""
+    rng = np.random.default_rng(0)
+    batch = example.batch
+    for size in (batch, batch + 1) if free and batch else (None,):
+        drawn = example.map(partial(random_like, rng, size))
+        outputs = [array_of(tensor) for tensor in leaves(run(model, drawn, "random input"))]
+        named = {name: array_of(tensor) for name, tensor in drawn.kwargs.items()}
+        yield named or [array_of(tensor) for tensor in drawn.args], outputs

@@ -10,13 +10,15 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import TYPE_CHECKING, Any
 
 from onnx_ei._graph.live import Reading
 from onnx_ei._graph.operators import KEEPING
 from onnx_ei.errors import ModelError
-from onnx_ei.exporters._example import array_of, example_of
-from onnx_ei.exporters.from_torch import evaluating, export_program, run
+from onnx_ei.exporters._example import array_of, cases, evaluating, example_of, run
+from onnx_ei.exporters._parity import check_parity
+from onnx_ei.exporters._programs import Exported, export_program, warn_of_legacy
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -83,7 +85,8 @@ class Trace:
 
         path, _, attribute = name.rpartition(".")
         try:
-            owner = self.module.get_submodule(path)
+            # part by part: a TorchScript module has no get_submodule
+            owner: Any = reduce(getattr, path.split(".") if path else (), self.module)
             tensor = getattr(owner, attribute)
         except AttributeError:
             owner = tensor = None
@@ -178,7 +181,9 @@ def _has_children(module: torch.nn.Module) -> bool:
 def _tied(module: torch.nn.Module) -> dict[str, tuple[str, ...]]:
     """Group the names of parameters and buffers that have more than one."""
     names: dict[int, list[str]] = defaultdict(list)
-    for name, tensor in _state(module):
+    # all at once: a TorchScript module makes its tensors anew, and an id is used again
+    state = list(_state(module))
+    for name, tensor in state:
         names[id(tensor)].append(name)
     return {name: tuple(group) for group in names.values() if len(group) > 1 for name in group}
 
@@ -186,6 +191,16 @@ def _tied(module: torch.nn.Module) -> dict[str, tuple[str, ...]]:
 def _state(module: torch.nn.Module) -> Iterator[tuple[str, torch.Tensor]]:
     yield from module.named_parameters(remove_duplicate=False)
     yield from module.named_buffers(remove_duplicate=False)
+
+
+def _check_recorded(module: torch.nn.Module, found: Exported) -> None:
+    """Compare a recorded program with the module: nothing proves that they are the same."""
+    import onnx_ir as ir
+
+    data = ir.to_proto(found.program).SerializeToString()
+    wanted = cases(module, found.example, found.reason is None)
+    check_parity(data, type(module).__name__, wanted, "export it by other means and pass its path")
+    warn_of_legacy(module, found)
 
 
 def trace(module: torch.nn.Module, input: Any) -> Trace:
@@ -216,7 +231,10 @@ def trace(module: torch.nn.Module, input: Any) -> Trace:
     example = example_of(module, input)
     with evaluating(module), torch.no_grad():
         run(module, example)
-        program, _, _ = export_program(module, example, optimize=False)
+        found = export_program(module, example, optimize=False)
+        program = found.program
+        if found.exporter == "legacy":
+            _check_recorded(module, found)
     names = [str(value.name) for value in program.graph.inputs]
     given = dict(zip(names, example.args, strict=False))
     given |= {n: t for n, t in example.kwargs.items() if n in names}

@@ -21,17 +21,21 @@ Case = tuple[Sequence[Array] | Mapping[str, Array], Sequence[Array]]
 REMEDY = "no file was written (check=False writes it all the same)"
 
 
-def check_parity(file: Path, name: str, cases: Iterable[Case]) -> None:
+def check_parity(
+    file: Path | bytes, name: str, cases: Iterable[Case], remedy: str = REMEDY
+) -> None:
     """Run a file in onnxruntime on the CPU and compare its outputs with the model's.
 
     Parameters
     ----------
-    file : pathlib.Path
-        The ONNX file.
+    file : pathlib.Path or bytes
+        The ONNX file, or what would be in it.
     name : str
         What the messages call the model.
     cases : iterable of (inputs, outputs)
         Arrays in the graph's order (inputs may also be a dict by name).
+    remedy : str
+        What the messages end with.
 
     Raises
     ------
@@ -40,24 +44,25 @@ def check_parity(file: Path, name: str, cases: Iterable[Case]) -> None:
         than ``1e-6 + 1e-4 * max|output|`` (1e-2 for 16-bit floats). NaN equals NaN.
     """
     ort = importlib.import_module("onnxruntime")
+    remedy = f"; {remedy}" if remedy else ""
     options = ort.SessionOptions()
     options.log_severity_level = 3
-    with _refusals(name):
+    with _refusals(name, remedy):
         session = ort.InferenceSession(file, options, providers=["CPUExecutionProvider"])
     for inputs, expected in cases:
-        with _refusals(name):
+        with _refusals(name, remedy):
             got = session.run(None, _feeds(session, inputs))
-        _compare(name, expected, got)
+        _compare(name, expected, got, remedy)
 
 
 @contextmanager
-def _refusals(name: str) -> Iterator[None]:
+def _refusals(name: str, remedy: str) -> Iterator[None]:
     try:
         yield
     # onnxruntime's exceptions share no public base class below Exception.
     except Exception as error:
         raise ModelError(
-            f"onnxruntime cannot run what {name} was exported to: {first_line(error)}; {REMEDY}"
+            f"onnxruntime cannot run what {name} was exported to: {first_line(error)}{remedy}"
         ) from error
 
 
@@ -68,23 +73,21 @@ def _feeds(session: Any, inputs: Sequence[Array] | Mapping[str, Array]) -> dict[
     return dict(zip(names, inputs, strict=True))
 
 
-def _compare(name: str, expected: Sequence[Array], got: Sequence[Array]) -> None:
+def _compare(name: str, expected: Sequence[Array], got: Sequence[Array], remedy: str) -> None:
     if len(expected) != len(got):
-        raise ModelError(
-            f"{name} gives {len(expected)} tensors, its ONNX file {len(got)}; {REMEDY}"
-        )
+        raise ModelError(f"{name} gives {len(expected)} tensors, its ONNX file {len(got)}{remedy}")
     for index, (want, have) in enumerate(zip(expected, got, strict=True)):
         if want.shape != have.shape:
             raise ModelError(
-                f"output {index} of {name} has shape {want.shape}, in its ONNX file {have.shape}; "
-                f"{REMEDY}"
+                f"output {index} of {name} has shape {want.shape}, in its ONNX file {have.shape}"
+                f"{remedy}"
             )
         if want.dtype.kind not in "biufc":  # class labels may be text
             if not np.array_equal(want.astype(str), have.astype(str)):
                 raise ModelError(
                     f"output {index} of {name} differs from its ONNX file's in "
-                    f"{int(np.sum(want.astype(str) != have.astype(str)))} of {want.size} labels; "
-                    f"{REMEDY}"
+                    f"{int(np.sum(want.astype(str) != have.astype(str)))} of {want.size} labels"
+                    f"{remedy}"
                 )
             continue
         relative = 1e-2 if have.dtype.kind == "f" and have.dtype.itemsize == 2 else 1e-4
@@ -94,7 +97,7 @@ def _compare(name: str, expected: Sequence[Array], got: Sequence[Array]) -> None
             gap = float(np.max(np.abs(have.astype(np.float64) - want)))
             raise ModelError(
                 f"output {index} of {name}, of shape {want.shape}, differs from its ONNX file's by "
-                f"{gap:.3g} on random input (allowed: {limit:.3g}); {REMEDY}"
+                f"{gap:.3g} on random input (allowed: {limit:.3g}){remedy}"
             )
 
 

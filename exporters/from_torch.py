@@ -1,7 +1,7 @@
 """PyTorch to ONNX: free batch, module paths kept, no source paths, checked against the module.
 
-The file is written by ``torch.onnx.export(dynamo=True)``. What this module adds is what a
-measurement needs and that call does not promise: eval mode for the time of the export, a leading
+The file is written by ``torch.onnx.export``. What this module adds is what a measurement needs and
+that call does not promise: eval mode for the time of the export, a leading
 dimension that is free where it can be, weights under their ``state_dict`` names, nothing of the
 machine it was made on, and outputs that have been compared with the module's own.
 """
@@ -10,27 +10,19 @@ from __future__ import annotations
 
 import ast
 import importlib
-import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from functools import partial
-from io import StringIO
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx_ir as ir
 
-from onnx_ei.errors import (
-    MissingDependencyError,
-    OnnxEiWarning,
-    UnsupportedModelError,
-)
-from onnx_ei.exporters._example import Example, array_of, doubled, example_of, leaves, random_like
-from onnx_ei.exporters._parity import Case, check_parity, first_line
+from onnx_ei.errors import MissingDependencyError, OnnxEiWarning, closest
+from onnx_ei.exporters._example import Example, cases, evaluating, example_of, run
+from onnx_ei.exporters._parity import check_parity
+from onnx_ei.exporters._programs import EXPORTERS, export_program, warn_of_legacy
 
 if TYPE_CHECKING:
     import torch
@@ -58,6 +50,7 @@ def export_torch(
     path: str | os.PathLike[str],
     *,
     opset: int | None = None,
+    exporter: str = "auto",
     check: bool = True,
     max_inline_bytes: int = MAX_INLINE_BYTES,
 ) -> Path:
@@ -77,6 +70,12 @@ def export_torch(
         the new one is complete.
     opset : int, optional
         Version of the default operator set, 18 to 23. Default: the exporter's own choice.
+    exporter : {"auto", "dynamo", "legacy"}
+        ``"dynamo"`` proves what it writes. ``"legacy"`` (``dynamo=False``, which PyTorch is about
+        to remove) records a run, and takes some modules that the other does not: TorchScript's,
+        and those with operators that it has no translation of. ``"auto"`` takes the dynamo one and,
+        where it fails, the legacy one, unless the recorded run takes decisions on shapes or values
+        that would hold for the example alone.
     check : bool, default True
         Compare the file's outputs in onnxruntime with the module's before returning, on random
         input within the example's range, at the example's batch size and at another.
@@ -96,20 +95,22 @@ def export_torch(
     TypeError
         If ``model`` is not a module, or ``input`` is no tensor, array, tuple or dict of them.
     ValueError
-        If ``opset`` is out of range, or the module fails on the example input.
+        If ``opset`` is out of range, ``exporter`` is unknown, or the module fails on the example
+        input.
     FileNotFoundError
         If the folder of ``path`` does not exist.
     MissingDependencyError
         If torch, or for the check onnxruntime, is not installed.
     UnsupportedModelError
-        If the exporter cannot express the module in ONNX.
+        If no exporter can express the module in ONNX; the causes are named.
     ModelError
         If the file's outputs differ from the module's. No file is left then.
 
     Warns
     -----
     OnnxEiWarning
-        If the leading dimension cannot be free: the file then takes the example's batch only.
+        If the leading dimension cannot be free: the file then takes the example's batch only. If
+        the legacy exporter stepped in, or recorded decisions of the module.
 
     Notes
     -----
@@ -131,10 +132,14 @@ def export_torch(
 
     path = Path(path)
     _validate(model, path, opset, max_inline_bytes)
+    if exporter not in EXPORTERS:
+        raise ValueError(f"unknown exporter {exporter!r}: {closest(str(exporter), EXPORTERS)}")
     example = example_of(model, input)
     with evaluating(model), torch.no_grad():
         run(model, example)
-        program, example, reason = export_program(model, example, opset)
+        found = export_program(model, example, opset, exporter=exporter)
+        program, example, reason = found.program, found.example, found.reason
+        warn_of_legacy(model, found)
         if reason is not None:
             _warn_of_fixed_batch(model, example, reason)
         _name_folded_weights(program, {k: v.numel() for k, v in model.state_dict().items()})
@@ -144,7 +149,7 @@ def export_torch(
             file = Path(folder) / path.name
             _save(program, file, max_inline_bytes)
             if check:
-                check_parity(file, type(model).__name__, _cases(model, example, reason is None))
+                check_parity(file, type(model).__name__, cases(model, example, reason is None))
             for written in sorted(Path(folder).iterdir()):
                 written.replace(path.parent / written.name)
     return path
@@ -178,104 +183,6 @@ def _validate(model: torch.nn.Module, path: Path, opset: int | None, max_inline_
         )
 
 
-@contextmanager
-def evaluating(model: torch.nn.Module) -> Iterator[None]:
-    """Eval mode; afterwards each submodule gets its own mode back, not its root's."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence what torch says to its own developers; what it raises still speaks.
-
-    Its warnings are about its own deprecations, LSTM weights and axis names, its log about absent
-    packages and about strategies that failed where a later one went on to work.
-    """
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings(), redirect_stderr(StringIO()), redirect_stdout(StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
-
-
-def run(model: torch.nn.Module, example: Example, which: str = "the example input") -> Any:
-    try:
-        return model(*example.args, **example.kwargs)
-    # A module's forward is the user's code: it can raise anything.
-    except Exception as error:
-        shapes = ", ".join(f"{tuple(t.shape)} {t.dtype}" for t in example.tensors)
-        raise ValueError(
-            f"{type(model).__name__} fails on {which} ({shapes}): {first_line(error)}; "
-            "pass an example that its forward accepts"
-        ) from error
-
-
-def export_program(
-    model: torch.nn.Module, example: Example, opset: int | None = None, *, optimize: bool = True
-) -> tuple[ir.Model, Example, str | None]:
-    """Export with a free batch where the exporter proves that it can be, else as the example is.
-
-    Parameters
-    ----------
-    model : torch.nn.Module
-        In eval mode.
-    example : Example
-        An input that it accepts.
-    opset : int, optional
-        Version of the default operator set.
-    optimize : bool
-        Whether the exporter may fold weights into each other. Without, every parameter and buffer
-        keeps its ``state_dict`` name, and every node is its own module's.
-
-    Returns
-    -------
-    program : onnx_ir.Model
-        The program.
-    example : Example
-        The input that it was exported with.
-    reason : str or None
-        Why the batch is not free; None where it is.
-
-    Raises
-    ------
-    UnsupportedModelError
-        If the exporter cannot express the module in ONNX.
-    """
-    import torch
-
-    reason = "the inputs' leading dimensions differ"
-    if example.batch:
-        # torch.export takes a dimension of 1 for a constant, so the example must have more.
-        wide = example if example.batch > 1 else example.map(doubled)
-        try:
-            program = _program(model, wide, opset, free=True, optimize=optimize)
-        except torch.onnx.OnnxExporterError as error:
-            reason = _root(error)
-        else:
-            if _is_free(program):
-                return program, wide, None
-            reason = "the module's own shapes fix it"
-    try:
-        program = _program(model, example, opset, free=False, optimize=optimize)
-    except torch.onnx.OnnxExporterError as error:
-        raise UnsupportedModelError(
-            f"{type(model).__name__} cannot be exported to ONNX: {_root(error)}; make its forward "
-            "traceable (no control flow on the values of tensors, no operators that ONNX lacks), "
-            "or write the file by other means and pass its path"
-        ) from error
-    return program, example, reason
-
-
 def _warn_of_fixed_batch(model: torch.nn.Module, example: Example, reason: str) -> None:
     shapes = ", ".join(str(tuple(tensor.shape)) for tensor in example.tensors)
     warnings.warn(
@@ -284,40 +191,6 @@ def _warn_of_fixed_batch(model: torch.nn.Module, example: Example, reason: str) 
         OnnxEiWarning,
         stacklevel=3,
     )
-
-
-def _is_free(program: ir.Model) -> bool:
-    """Tell whether the exporter kept the dimension free: it may drop it without a word."""
-    shapes = [value.shape for value in program.graph.inputs]
-    return all(shape is None or len(shape) == 0 or shape.is_dynamic(0) for shape in shapes)
-
-
-def _program(
-    model: torch.nn.Module, example: Example, opset: int | None, *, free: bool, optimize: bool
-) -> ir.Model:
-    import torch
-
-    shapes = None
-    if free:
-        batch = torch.export.Dim("batch")
-        collection = torch.export.ShapesCollection()
-        for tensor in example.tensors:
-            if tensor.dim() > 0:
-                collection[tensor] = {0: batch}
-        shapes = collection.dynamic_shapes(model, example.args, dict(example.kwargs))
-    with _quiet():
-        program = torch.onnx.export(
-            model,
-            example.args,
-            kwargs=dict(example.kwargs),
-            dynamo=True,
-            dynamic_shapes=shapes,
-            opset_version=opset,
-            optimize=optimize,
-            verbose=False,
-        )
-    exported: ir.Model = program.model
-    return exported
 
 
 def _clean(program: ir.Model) -> None:
@@ -364,21 +237,3 @@ def _save(program: ir.Model, file: Path, max_inline_bytes: int) -> None:
     size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
     data = f"{file.name}.data" if size > max_inline_bytes else None
     ir.save(program, file, external_data=data)
-
-
-def _cases(model: torch.nn.Module, example: Example, free: bool) -> Iterator[Case]:
-    """Give random inputs with the module's outputs, at the example's batch and at one more."""
-    rng = np.random.default_rng(0)
-    batch = example.batch
-    for size in (batch, batch + 1) if free and batch else (None,):
-        drawn = example.map(partial(random_like, rng, size))
-        outputs = [array_of(tensor) for tensor in leaves(run(model, drawn, "random input"))]
-        named = {name: array_of(tensor) for name, tensor in drawn.kwargs.items()}
-        yield named or [array_of(tensor) for tensor in drawn.args], outputs
-
-
-def _root(error: BaseException) -> str:
-    """Say in one line what lies at the bottom of a chain of exceptions."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return first_line(error)

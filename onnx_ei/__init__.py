@@ -10,7 +10,10 @@ if TYPE_CHECKING:
     from onnx_ei.analysis import Analysis as Analysis
     from onnx_ei.analysis import Row as Row
     from onnx_ei.analysis import analyze as analyze
+    from onnx_ei.calibrating import calibrate as calibrate
+    from onnx_ei.calibration import Calibration as Calibration
     from onnx_ei.errors import BackendError as BackendError
+    from onnx_ei.errors import ConstantLayerWarning as ConstantLayerWarning
     from onnx_ei.errors import MissingDependencyError as MissingDependencyError
     from onnx_ei.errors import ModelError as ModelError
     from onnx_ei.errors import NotConvergedWarning as NotConvergedWarning
@@ -40,10 +43,12 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "analysis": ("Analysis", "Row", "analyze"),
+    "calibrating": ("calibrate",),
+    "calibration": ("Calibration",),
     "errors": (
-        "BackendError", "MissingDependencyError", "ModelError", "NotConvergedWarning",
-        "OnnxEiError", "OnnxEiWarning", "OutOfRangeWarning", "UnboundedSpanError",
-        "UndersampledWarning", "UnknownLayerError", "UnsupportedModelError",
+        "BackendError", "ConstantLayerWarning", "MissingDependencyError", "ModelError",
+        "NotConvergedWarning", "OnnxEiError", "OnnxEiWarning", "OutOfRangeWarning",
+        "UnboundedSpanError", "UndersampledWarning", "UnknownLayerError", "UnsupportedModelError",
     ),
     "measures": (
         "degeneracy", "ei", "ei_parts", "ei_parts_matrix", "eis_between_groups", "measure",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from onnx_ei.calibration import calibration_of
 from onnx_ei.errors import (
     OnnxEiError,
     UnboundedSpanError,
@@ -17,6 +18,7 @@ from onnx_ei.errors import (
     UnsupportedModelError,
     closest,
 )
+from onnx_ei.frames import Scalar, flat_records, frame
 from onnx_ei.measures import measure_many
 from onnx_ei.results import Measurement
 from onnx_ei.span import Span, span_of
@@ -24,6 +26,7 @@ from onnx_ei.topology import layer_of, model_of, topology_of
 
 if TYPE_CHECKING:
     import onnx
+    import pandas
 
 __all__ = ["DEFAULT_MEASURES", "Analysis", "Row", "analyze", "describe", "select_layers"]
 
@@ -49,6 +52,9 @@ class Row:
         The whole tensors' shapes, batch first.
     n_inputs, n_outputs : int or None
         Units of its span; None where it has none.
+    in_range, out_range : (float, float) or None
+        From :func:`describe`: bin ranges of its ends, those of the calibration where the topology
+        has one, else the defaults. A measurement tells its own.
     batched : bool or None
         Whether its samples run in batches, or one at a time.
     reason : str or None
@@ -56,6 +62,8 @@ class Row:
     broken : bool
         Whether the reason is an error of the model or the runtime, not a limit of what can be
         measured.
+    notes : tuple of str
+        What else has to be known of its span: what couples its samples, say.
     measurements : dict of str to Measurement
         By name of the measure.
     """
@@ -69,9 +77,12 @@ class Row:
     out_shape: Shape
     n_inputs: int | None = None
     n_outputs: int | None = None
+    in_range: tuple[float, float] | None = None
+    out_range: tuple[float, float] | None = None
     batched: bool | None = None
     reason: str | None = None
     broken: bool = False
+    notes: tuple[str, ...] = ()
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
@@ -86,10 +97,15 @@ class Row:
             "out_shape": list(self.out_shape),
             "n_inputs": self.n_inputs,
             "n_outputs": self.n_outputs,
+            **{name: list(ends) for name, ends in self._ranges() if ends is not None},
             "batched": self.batched,
             "reason": self.reason,
+            "notes": list(self.notes),
             "measurements": {k: m.to_dict() for k, m in self.measurements.items()},
         }
+
+    def _ranges(self) -> tuple[tuple[str, tuple[float, float] | None], ...]:
+        return ("in_range", self.in_range), ("out_range", self.out_range)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,6 +133,80 @@ class Analysis:
             "notes": list(self.notes),
             "rows": [row.to_dict() for row in self.rows],
         }
+
+    def to_records(self, measures: Iterable[str] | None = None) -> list[dict[str, Scalar]]:
+        """Return one flat dict a layer, of named single values: rows of a table.
+
+        Parameters
+        ----------
+        measures : iterable of str, optional
+            Which measures; all that were taken by default.
+
+        Returns
+        -------
+        list of dict
+            All with the same keys; None where a layer has no such value. The layer's ``layer``,
+            ``op_type``, ``kind``, ``in_activation``, ``out_activation``, ``n_inputs``,
+            ``n_outputs``, ``batched``, ``reason``; then for each measure, such as ``ei``: ``ei``
+            and ``ei_stderr`` in bits, ``ei_low`` and ``ei_high`` (the 95 % interval),
+            ``ei_method``, ``ei_estimator``, ``ei_n_samples``, ``ei_out_of_range``,
+            ``ei_converged``, ``ei_coverage``, ``ei_adequacy``, ``ei_reliable``,
+            ``ei_singletons``, ``ei_saturation``, ``ei_upper_bound``, ``ei_in_states``,
+            ``ei_out_states``, ``ei_joint_states`` and ``ei_notes``. Entries of a tuple or a list
+            have their index in the name: ``eis_between_groups[0]_stderr``.
+
+        Raises
+        ------
+        ValueError
+            If a measure was not taken, or is a matrix.
+
+        Examples
+        --------
+        >>> import onnx.parser
+        >>> model = onnx.parser.parse_model(
+        ...     '<ir_version: 10, opset_import: ["" : 20]> g (float[N,2] x) => (float[N,2] y) '
+        ...     "<float[2,2] fc = {1,0,0,1}> { y = MatMul(x, fc) }"
+        ... )
+        >>> unit = dict(in_range=(0, 1), out_range=(0, 1), in_bins=4, out_bins=4)
+        >>> (record,) = analyze(model, ["ei"], samples=20_000, **unit).to_records()
+        >>> record["layer"], round(record["ei"], 2), record["ei_reliable"]
+        ('fc', 4.0, True)
+        """
+        return flat_records(self, measures)
+
+    def to_pandas(self, measures: Iterable[str] | None = None) -> pandas.DataFrame:
+        """Return :meth:`to_records` as a data frame; needs the extra ``pandas``.
+
+        Parameters
+        ----------
+        measures : iterable of str, optional
+            Which measures; all that were taken by default.
+
+        Returns
+        -------
+        pandas.DataFrame
+            A row a layer, in graph order.
+
+        Raises
+        ------
+        MissingDependencyError
+            If pandas is not installed.
+        ValueError
+            As :meth:`to_records`.
+
+        Examples
+        --------
+        >>> import onnx.parser
+        >>> model = onnx.parser.parse_model(
+        ...     '<ir_version: 10, opset_import: ["" : 20]> g (float[N,2] x) => (float[N,2] y) '
+        ...     "<float[2,2] fc = {1,0,0,1}> { y = MatMul(x, fc) }"
+        ... )
+        >>> unit = dict(in_range=(0, 1), out_range=(0, 1), in_bins=4, out_bins=4)
+        >>> layers = analyze(model, ["ei"], samples=20_000, **unit).to_pandas()
+        >>> layers[layers.ei_adequacy == "adequate"].layer.tolist()
+        ['fc']
+        """
+        return frame(flat_records(self, measures))
 
 
 def select_layers(topology: nx.DiGraph[Any], layers: str | Iterable[str] | None) -> list[str]:
@@ -169,13 +259,22 @@ def describe(
     Returns
     -------
     Analysis
-        Rows without measurements.
+        Rows without measurements, with the ranges that a measure takes: by the activations, or by
+        ``"calibrated"`` where the topology has a calibration.
     """
+    calibration = calibration_of(topology)
+    ranges = {} if calibration is None else calibration.ranges
 
-    def nothing(row: Row, span: Span) -> Mapping[str, Measurement]:
+    def bounds(row: Row, span: Span) -> Mapping[str, Measurement]:
+        ranges.setdefault(row.layer, (span.in_range, span.out_range))
         return {}
 
-    return _each_layer(topology, layers, nothing, positions=positions, background=background)
+    found = _each_layer(topology, layers, bounds, positions=positions, background=background)
+    rows = []
+    for row in found.rows:
+        in_range, out_range = ranges.get(row.layer, (None, None))
+        rows.append(replace(row, in_range=in_range, out_range=out_range))
+    return replace(found, rows=tuple(rows))
 
 
 def analyze(
@@ -286,6 +385,7 @@ def _row(
             "n_inputs": span.n_inputs,
             "n_outputs": span.n_outputs,
             "batched": span.batched,
+            "notes": span.notes,
         }
         return Row(**facts, measurements=work(Row(**facts), span))
     except (UnsupportedModelError, UnboundedSpanError) as error:

@@ -9,7 +9,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei._sampling.parameters import Options, Range, with_options
+from onnx_ei._sampling.parameters import SWEEP_SAMPLES, Options, Range, with_options
 from onnx_ei.measuring import measure, scalar
 
 __all__ = ["degeneracy", "phi", "sensitivity", "sensitivity_matrix"]
@@ -19,10 +19,10 @@ __all__ = ["degeneracy", "phi", "sensitivity", "sensitivity_matrix"]
 def sensitivity(
     layer: Hashable,
     topology: nx.DiGraph[Any],
-    samples: int | None = 500,
+    samples: int | None = SWEEP_SAMPLES,
     batch_size: int = 20,
     in_layer: Hashable | None = None,
-    in_range: Range | None = None,
+    in_range: Range | str | None = None,
     in_bins: int = 64,
     out_range: Range | str | None = None,
     out_bins: int | str = 64,
@@ -36,7 +36,8 @@ def sensitivity(
     ----------
     {layer}
     samples : int or None
-        Number of samples for each input; None for automatic, at a threshold of 0.05.
+        Number of samples for each input; None for automatic, at a threshold of 0.05. The default
+        is deep_ei's, for where the value is not exact; a number that is given means sampling.
     {common}
     {options}
 
@@ -83,10 +84,10 @@ def sensitivity(
 def sensitivity_matrix(
     layer: Hashable,
     topology: nx.DiGraph[Any],
-    samples: int | None = 500,
+    samples: int | None = SWEEP_SAMPLES,
     batch_size: int = 20,
     in_layer: Hashable | None = None,
-    in_range: Range | None = None,
+    in_range: Range | str | None = None,
     in_bins: int = 64,
     out_range: Range | str | None = None,
     out_bins: int | str = 64,
@@ -100,7 +101,8 @@ def sensitivity_matrix(
     ----------
     {layer}
     samples : int or None
-        Number of samples for each input; None for automatic, at a threshold of 0.05.
+        Number of samples for each input; None for automatic, at a threshold of 0.05. The default
+        is deep_ei's, for where the value is not exact; a number that is given means sampling.
     {common}
     {options}
 
@@ -149,7 +151,7 @@ def degeneracy(
     samples: int | None = None,
     batch_size: int = 20,
     in_layer: Hashable | None = None,
-    in_range: Range | None = None,
+    in_range: Range | str | None = None,
     in_bins: int = 64,
     out_range: Range | str | None = None,
     out_bins: int | str = 64,
@@ -181,8 +183,9 @@ def degeneracy(
 
     Notes
     -----
-    :math:`S - EI`, or :math:`S - EI_{parts}` [1]_, from independent noise and the same number of
-    samples, so their variances add.
+    :math:`S - EI`, or :math:`S - EI_{parts}` [1]_. Where both terms are sampled, it is from
+    independent noise and the same number of samples, and their variances add; where one is exact,
+    its bound is added to the other's standard error.
 
     {references}
 
@@ -220,7 +223,7 @@ def phi(
     samples: int | None = None,
     batch_size: int = 20,
     in_layer: Hashable | None = None,
-    in_range: Range | None = None,
+    in_range: Range | str | None = None,
     in_bins: int = 64,
     out_range: Range | str | None = None,
     out_bins: int | str = 64,
@@ -248,8 +251,9 @@ def phi(
 
     Notes
     -----
-    :math:`\phi = EI - EI_{parts}` [1]_, from the same samples; the standard error is that of the
-    difference, block by block. It is as biased as EI: see :func:`ei`.
+    :math:`\phi = EI - EI_{parts}` [1]_. Where both are sampled, from the same samples, and the
+    standard error is that of the difference, block by block; where EI_parts is exact, its bound is
+    added to EI's standard error. It is as biased as EI: see :func:`ei`.
 
     {references}
 

@@ -7,6 +7,7 @@ Tables and JSON go to standard output, everything else to standard error. Exit c
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
@@ -52,6 +53,33 @@ InputShape = Annotated[
         "repeatable.",
     ),
 ]
+Inputs = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--input",
+        metavar="FILE|NAME=VALUE",
+        help="An example input: an .npz file of arrays by input name, an .npy file for a model of "
+        "one input, or a number for one, e.g. sr=16000; repeatable. What is not given is noise.",
+    ),
+]
+Calibrate = Annotated[
+    Path | None,
+    typer.Option(
+        "--calibrate",
+        metavar="FILE",
+        help="Data to take each layer's ranges from, instead of the defaults by its activation: "
+        "arrays by input name (.npz) or one array (.npy), the first axis samples; or a saved "
+        "calibration (.json).",
+    ),
+]
+Percentiles = Annotated[
+    str | None,
+    typer.Option(
+        metavar="LO,HI",
+        help="With --calibrate: ranges between these percentiles of the data, e.g. 0.1,99.9, "
+        "instead of its extremes.",
+    ),
+]
 Background = Annotated[
     str | None,
     typer.Option(
@@ -73,22 +101,25 @@ def describe_command(
     layers: Layers = None,
     positions: Positions = "one",
     input_shape: InputShape = None,
+    input: Inputs = None,
+    calibrate: Calibrate = None,
+    percentiles: Percentiles = None,
     background: Background = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List a model's layers: keys, operators, activations, shapes, units."""
+    """List a model's layers: keys, operators, activations, shapes, units, calibrated ranges."""
     with errors(debug):
         from onnx_ei.analysis import describe
 
-        topology = _topology(model, input_shape, background)
+        topology = _topology(model, input_shape, input, background, calibrate, percentiles)
         found = describe(topology, layers, positions=positions, background=background)
         if json:
             _print_json(found.to_dict())
         else:
             from onnx_ei.tables import describe_table
 
-            _show(describe_table(found), found)
+            _show(describe_table(found, ranges=calibrate is not None), found)
 
 
 @app.command("run")
@@ -114,10 +145,26 @@ def run_command(
         typer.Option(metavar="LO,HI", help="Range of the layers that the model's input feeds."),
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    estimator: Annotated[str, typer.Option(help="'jackknife' or 'plugin'.")] = "jackknife",
+    estimator: Annotated[
+        str | None,
+        typer.Option(help="From counts to bits: 'jackknife', 'plugin' ...; by default measure's."),
+    ] = None,
+    method: Annotated[
+        str,
+        typer.Option(
+            help="'sample', 'exact' (pairwise measures of layers that are affine up to their "
+            "activation) or 'auto': exact where it applies and no --samples are given."
+        ),
+    ] = "auto",
+    tolerance: Annotated[
+        float, typer.Option(help="Error bound of exact values, in bits a pair.")
+    ] = 1e-6,
     device: Annotated[str, typer.Option(help="'cpu', 'cuda' or 'cuda:N'.")] = "cpu",
     positions: Positions = "one",
     input_shape: InputShape = None,
+    input: Inputs = None,
+    calibrate: Calibrate = None,
+    percentiles: Percentiles = None,
     background: Background = None,
     json: Json = False,
     debug: Debug = False,
@@ -127,21 +174,26 @@ def run_command(
         from onnx_ei.sessions import check_device
 
         names = _measure_names(measures)
-        limits = None if input_range is None else _pair(input_range)
+        limits = None if input_range is None else _pair("--input-range", input_range)
         check_device(device)
-        topology = _topology(model, input_shape, background)
+        topology = _topology(model, input_shape, input, background, calibrate, percentiles)
+        ranges = None if calibrate is None else "calibrated"
         found = _run(
             topology,
             names,
             layers,
             input_range=limits,
+            in_range=ranges,
+            out_range=ranges,
             samples=samples,
             threshold=threshold,
             max_samples=max_samples,
             in_bins=bins,
             out_bins=bins,
             seed=seed,
-            estimator=estimator,
+            **({} if estimator is None else {"estimator": estimator}),
+            method=method,
+            tolerance=tolerance,
             device=device,
             positions=positions,
             background=background,
@@ -157,8 +209,20 @@ def run_command(
         broken = [row for row in found.rows if row.broken]
         for row in broken:
             say(f"error: {row.layer}: {row.reason}")
-        if broken:
+        nothing = None if any(row.measurements for row in found.rows) else _nothing(topology, found)
+        if nothing is not None:
+            say(f"error: no layer could be measured: {nothing}")
+        if broken or nothing is not None:
             raise typer.Exit(MODEL)
+
+
+def _nothing(topology: Any, found: Analysis) -> str | None:
+    """Say why there is no measurement at all, where that can be helped."""
+    from onnx_ei._graph.unknown import unsettled
+    from onnx_ei.topology import model_of
+
+    hidden = "; ".join(note for note in found.notes if "control flow" in note)
+    return unsettled(model_of(topology)) or (hidden if hidden and not found.rows else None)
 
 
 @app.command("doctor")
@@ -195,33 +259,34 @@ def _measure_names(given: str) -> list[str]:
     return names
 
 
-def _pair(given: str) -> tuple[float, float]:
+def _pair(option: str, given: str) -> tuple[float, float]:
     try:
         low, high = (float(part) for part in given.split(","))
     except ValueError:
-        raise ValueError(f"--input-range: two numbers LO,HI are needed, got {given!r}") from None
+        raise ValueError(f"{option}: two numbers LO,HI are needed, got {given!r}") from None
     return low, high
 
 
-def _topology(path: str, shapes: list[str] | None, background: str | None) -> Any:
-    from onnx_ei.topology import topology_of
+def _topology(
+    path: str,
+    shapes: list[str] | None,
+    inputs: list[str] | None,
+    background: str | None,
+    calibrate: Path | None,
+    percentiles: str | None,
+) -> Any:
+    from onnx_ei.cli_inputs import calibrated, read_arrays, topology_for
 
-    if not shapes and background != "reference":
-        return topology_of(path)
-    from onnx_ei.loading import example_of_shape
-
-    return topology_of(path, example_of_shape(path, dict(_shape(s) for s in shapes or ())))
-
-
-def _shape(given: str) -> tuple[str, tuple[int, ...]]:
-    name, separator, dims = given.rpartition("=")
-    try:
-        shape = tuple(int(d) for d in dims.split(","))
-    except ValueError:
-        shape = ()
-    if not separator or not shape or min(shape) < 1:
-        raise ValueError(f"--input-shape: NAME=D,D,... is needed, got {given!r}")
-    return name, shape
+    chosen = None if percentiles is None else _pair("--percentiles", percentiles)
+    if chosen is not None and (calibrate is None or calibrate.suffix == ".json"):
+        raise ValueError("--percentiles: goes with --calibrate and data (.npz, .npy)")
+    data = None
+    if calibrate is not None and calibrate.suffix != ".json":
+        data = read_arrays("--calibrate", calibrate)
+    topology = topology_for(path, shapes, inputs, background, data)
+    if calibrate is not None:
+        calibrated(topology, calibrate, data, chosen)
+    return topology
 
 
 def _run(topology: Any, names: list[str], layers: list[str] | None, **options: Any) -> Analysis:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from onnx_ei.cli_errors import errors
+from onnx_ei.cli_inputs import read_arrays
 
 if TYPE_CHECKING:
     import numpy as np
@@ -63,6 +64,13 @@ Inputs = Annotated[
     ),
 ]
 Opset = Annotated[int | None, typer.Option(help="Version of the default operator set.")]
+Exporter = Annotated[
+    str,
+    typer.Option(
+        help="PyTorch's exporter: 'dynamo' proves what it writes; 'legacy' records a run; 'auto' "
+        "takes the second where the first fails."
+    ),
+]
 NoCheck = Annotated[
     bool, typer.Option("--no-check", help="Do not compare the file's outputs with the model's.")
 ]
@@ -76,6 +84,7 @@ def torch_command(
     input_shape: Shapes = None,
     input: Inputs = None,
     opset: Opset = None,
+    exporter: Exporter = "auto",
     no_check: NoCheck = False,
     debug: Debug = False,
 ) -> None:
@@ -91,7 +100,10 @@ def torch_command(
         example = _example(input_shape, input)
         if example is None:
             raise ValueError("an example input is needed: --input-shape 1,3,32,32, or --input FILE")
-        typer.echo(export_torch(found, example, output, opset=opset, check=not no_check))
+        made = export_torch(
+            found, example, output, opset=opset, exporter=exporter, check=not no_check
+        )
+        typer.echo(made)
 
 
 @export_app.command("sklearn")
@@ -277,7 +289,7 @@ def _example(shapes: list[str] | None, file: Path | None) -> Any:
     if shapes and file:
         raise ValueError("--input-shape and --input exclude each other")
     if file is not None:
-        return _read(file)
+        return read_arrays("--input", file)
     named = [_drawn(given) for given in shapes or ()]
     if len({bool(name) for name, _ in named}) > 1:
         raise ValueError("--input-shape: name all inputs or none")
@@ -302,16 +314,6 @@ def _drawn(given: str) -> tuple[str, NDArray[Any]]:
     if dtype.kind == "f":
         return name, np.random.default_rng(0).standard_normal(shape).astype(dtype)
     return name, np.zeros(shape, dtype)
-
-
-def _read(file: Path) -> Any:
-    import numpy as np
-
-    try:
-        found = np.load(file, allow_pickle=False)
-    except ValueError as error:
-        raise ValueError(f"--input: {file} holds no plain arrays: {_first_line(error)}") from error
-    return found if isinstance(found, np.ndarray) else {name: found[name] for name in found.files}
 
 
 @contextmanager

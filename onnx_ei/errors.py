@@ -10,6 +10,7 @@ from collections.abc import Iterable
 
 __all__ = [
     "BackendError",
+    "ConstantLayerWarning",
     "MissingDependencyError",
     "ModelError",
     "NotConvergedWarning",
@@ -70,6 +71,10 @@ class UndersampledWarning(OnnxEiWarning):
 
 class NotConvergedWarning(OnnxEiWarning):
     """Sampling stopped at ``max_samples`` before the threshold was met."""
+
+
+class ConstantLayerWarning(OnnxEiWarning):
+    """A layer's input or output was one value on all calibration data: its range is made up."""
 
 
 def closest(name: str, known: Iterable[object], n: int = 3) -> str:

@@ -7,13 +7,13 @@ every tensor has its real shape. Nothing is converted between opsets: the file i
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_ei._graph.einsum import spell_out
 from onnx_ei._graph.example import (
     bind_example,
     declared,
@@ -23,9 +23,14 @@ from onnx_ei._graph.example import (
     shown,
     static,
 )
+from onnx_ei._graph.folding import fold, is_sequence
+from onnx_ei._graph.fused import unfuse
 from onnx_ei._graph.live import LiveWeights, Reading, drop_neutral, unfolded
+from onnx_ei._graph.quantised import make_real
 from onnx_ei._graph.reading import read_model, read_path
-from onnx_ei.errors import ModelError, closest
+from onnx_ei._graph.unknown import trouble
+from onnx_ei._graph.widening import widened
+from onnx_ei.errors import BackendError, ModelError, closest
 from onnx_ei.sessions import Session
 
 if TYPE_CHECKING:
@@ -36,10 +41,6 @@ if TYPE_CHECKING:
 __all__ = ["Model", "example_of_shape", "load_model", "prepare_model"]
 
 IR_VERSION = 10
-# What the folder may evaluate and keep: enough for shape arithmetic and small tables, too little
-# for a weight matrix to be computed twice.
-FOLD_INPUT_LIMIT = 1 << 14
-FOLD_OUTPUT_LIMIT = 1 << 18
 
 
 @dataclass(kw_only=True, eq=False)
@@ -63,6 +64,9 @@ class Model:
         Inputs of rank 0 that the example turned into constants.
     live : LiveWeights or None
         Weights that belong to a network outside, and are read again when they are used.
+    trouble : str or None
+        Why the whole model does not run, where its shapes were asked of it: what follows the
+        operator that is missing keeps open shapes.
     """
 
     ir: ir.Model
@@ -72,6 +76,7 @@ class Model:
     origins: dict[str, str] = field(default_factory=dict)
     pinned: dict[str, Any] = field(default_factory=dict)
     live: LiveWeights | None = None
+    trouble: str | None = None
     cache: dict[object, Any] = field(default_factory=dict, repr=False)
 
     def tensors(self, names: list[str]) -> dict[str, NDArray[Any]]:
@@ -164,17 +169,22 @@ def prepare_model(
             transform(loaded)
         except Exception as error:  # the passes raise whatever a malformed graph makes them raise
             raise ModelError(f"{label}: the graph is malformed ({error})") from error
+    unfuse(loaded)
     inputs = {str(v.name): v for v in loaded.graph.inputs}
     feeds = None if example is None else bind_example(label, inputs, example)
     pinned = {} if feeds is None else _pin_scalars(loaded, feeds)
     open_inputs = fix_shapes(loaded, feeds)
     origins = _origins(loaded)
     with unfolded(loaded, live):
-        _fold(loaded)
+        fold(loaded)
         if read is not None:
             drop_neutral(loaded)
     for value, kind in types:  # of operators without a rule, the file is all there is
         value.type = kind if value.type is None else value.type
+    for node in loaded.graph:
+        if node.op_type == "Einsum":
+            spell_out(node)
+    make_real(loaded)
     loaded.ir_version = max(IR_VERSION, loaded.ir_version or 0)
     result = Model(
         ir=loaded,
@@ -256,7 +266,8 @@ def example_of_shape(
             value.shape = ir_module.Shape(dims_now)
     still_open = fix_shapes(loaded, None)
     for name, dims in still_open.items():
-        raise ModelError(f"{label}: input {name!r} is still open: {shown(dims)}")
+        what = shown(dims) if dims else "the file does not say how many dimensions it has"
+        raise ModelError(f"{label}: input {name!r} is still open: {what}")
     return {n: a for n, a in neutral_inputs(loaded).items() if n in names}
 
 
@@ -308,57 +319,6 @@ def _size(value: ir.Value) -> int:
     return 0 if value.const_value is None else int(value.const_value.size)
 
 
-def _fold(model: ir.Model) -> None:
-    """Fold constants and infer shapes until neither finds more."""
-    from onnx_ir.passes import common
-    from onnxscript.optimizer import fold_constants
-
-    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
-    infer = common.ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)
-    for _ in range(4):  # a fold can settle a shape that lets another fold; real files need 2
-        infer(model)
-        _forget_sequences(model)
-        folded = fold_constants(
-            model, input_size_limit=FOLD_INPUT_LIMIT, output_size_limit=FOLD_OUTPUT_LIMIT
-        )
-        if not folded.modified:
-            break
-    common.RemoveUnusedNodesPass()(model)
-    infer(model)
-    _forget_sequences(model)
-
-
-# What these put out is no tensor: it has no shape, and the inference pass takes its element type
-# for the type of a tensor.
-_SEQUENCES = frozenset(
-    {
-        "Optional", "SequenceConstruct", "SequenceEmpty", "SequenceErase", "SequenceInsert",
-        "SequenceMap", "SplitToSequence", "ZipMap",
-    }
-)  # fmt: skip
-
-
-def _forget_sequences(model: ir.Model) -> None:
-    for graph in model.graphs():
-        for node in graph:
-            for value in node.outputs:
-                if _is_sequence(value) and not value.is_graph_output():
-                    value.shape = value.type = None
-
-
-def _is_sequence(value: ir.Value) -> bool:
-    node = value.producer()
-    if node is None or node.op_type in _SEQUENCES:
-        return node is not None
-    branch = node.attributes.get("then_branch") or node.attributes.get("body")
-    if branch is None:
-        return False
-    # a loop's body puts out its condition first
-    place = node.outputs.index(value) + (node.op_type == "Loop")
-    outputs = branch.as_graph().outputs
-    return place < len(outputs) and _is_sequence(outputs[place])
-
-
 def _measure_unknown_shapes(model: Model) -> None:
     """Where an operator has no shape rule, run the model once and read its tensors' shapes."""
     import onnx_ir as ir_module
@@ -367,12 +327,16 @@ def _measure_unknown_shapes(model: Model) -> None:
         value
         for node in model.ir.graph
         for value in node.outputs
-        if value.name and static(value) is None and not _is_sequence(value)
+        if value.name and static(value) is None and not is_sequence(value)
     ]
     if not unknown:
         return
     feeds = neutral_inputs(model.ir) if model.example is None else model.example
-    values = _inner_values(model.ir, feeds, [str(v.name) for v in unknown])
+    try:
+        values = _inner_values(model.ir, feeds, [str(v.name) for v in unknown])
+    except BackendError as error:
+        model.trouble = trouble(model.ir, error)
+        return
     for value in unknown:
         array = values[str(value.name)]
         value.shape = ir_module.Shape(array.shape)
@@ -391,8 +355,25 @@ def _inner_values(
     try:
         model.graph.outputs.clear()
         model.graph.outputs.extend(by_name[n] for n in wanted)
-        values = Session(model).run(feeds, wanted) if wanted else []
+        values = _run(model, feeds, wanted) if wanted else []
     finally:
         model.graph.outputs.clear()
         model.graph.outputs.extend(kept)
     return given | dict(zip(wanted, values, strict=True))
+
+
+def _run(
+    model: ir.Model, feeds: Mapping[str, NDArray[Any]], wanted: list[str]
+) -> list[NDArray[Any]]:
+    """Run a whole model; in float32 where onnxruntime has no kernels for bfloat16."""
+    import numpy as np
+
+    try:
+        return Session(model).run(feeds, wanted)
+    except BackendError:
+        wide = widened(model)
+        if wide is None:
+            raise
+    narrow = [v.name for v in model.graph.inputs if str(v.dtype) == "BFLOAT16"]
+    given = {n: a.astype(np.float32) if n in narrow else a for n, a in feeds.items()}
+    return Session(wide).run(given, wanted)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Hashable, Sequence
 from typing import Any, Unpack
 
@@ -12,16 +13,20 @@ from numpy.typing import ArrayLike, NDArray
 from onnx_ei._sampling.engine import DROPPED_SHARE, GroupsArgument, sample, warn
 from onnx_ei._sampling.parameters import (
     DEFAULT_MAX_SAMPLES,
+    DEFAULT_TOLERANCE,
     Options,
     Parameters,
     Range,
+    Unasked,
     with_options,
 )
 from onnx_ei._sampling.progress import ProgressOption
 from onnx_ei._sampling.quantities import quantities
 from onnx_ei._sampling.source import binned
 from onnx_ei.binning import Binning
+from onnx_ei.calibration import resolve_ranges
 from onnx_ei.errors import OutOfRangeWarning
+from onnx_ei.exact import computed, mixed_quantities, plan_of, terms_of
 from onnx_ei.histogram import joint_counts
 from onnx_ei.information import DEFAULT_ESTIMATOR, information_of_counts
 from onnx_ei.results import Measurement
@@ -41,7 +46,7 @@ def measure(
     extrapolate: bool = False,
     batch_size: int = 20,
     in_layer: Hashable | None = None,
-    in_range: Range | None = None,
+    in_range: Range | str | None = None,
     in_bins: int = 64,
     out_range: Range | str | None = None,
     out_bins: int | str = 64,
@@ -64,7 +69,7 @@ def measure(
     {threshold}
     samples : int, optional
         Number of samples (for each input, where one is driven at a time); automatic by default,
-        for sensitivity too.
+        for sensitivity too: what is not exact (see ``method``) is sampled to ``threshold``.
     extrapolate : bool
         As for :func:`ei_parts`, and for no other measure.
     {common}
@@ -122,7 +127,7 @@ def measure_many(
     extrapolate: bool = False,
     batch_size: int = 20,
     in_layer: Hashable | None = None,
-    in_range: Range | None = None,
+    in_range: Range | str | None = None,
     in_bins: int = 64,
     out_range: Range | str | None = None,
     out_bins: int | str = 64,
@@ -134,6 +139,7 @@ def measure_many(
     seed: int = 0,
     estimator: str = DEFAULT_ESTIMATOR,
     method: str = "auto",
+    tolerance: float = DEFAULT_TOLERANCE,
     positions: str = "one",
     background: Any = None,
     max_samples: int = DEFAULT_MAX_SAMPLES,
@@ -176,33 +182,51 @@ def measure_many(
     >>> round(found["ei"].value, 2), abs(found["phi"].value) < 0.01
     (4.0, True)
     """
+    ranges = resolve_ranges(topology, layer, in_layer, in_range, out_range, activation)
     parameters = Parameters(
         threshold=threshold,
         samples=samples,
         extrapolate=extrapolate,
         batch_size=batch_size,
-        in_range=in_range,
+        in_range=ranges[0],
         in_bins=in_bins,
-        out_range=out_range,
+        out_range=ranges[1],
         out_bins=out_bins,
         seed=seed,
         estimator=estimator,
         method=method,
+        tolerance=tolerance,
         max_samples=max_samples,
         memory_limit=memory_limit,
         progress=progress,
     )
     # Before the span: a wrong name should not wait for a model to be cut.
-    quantities(names, parameters, groups=groups, against=against)
-    span = span_of(
-        topology,
-        layer,
-        in_layer=in_layer,
-        activation=activation,
-        positions=positions,
-        background=background,
-    )
-    return sample(names, span, runner(span, device), parameters, groups=groups, against=against)
+    wanted = list(quantities(names, parameters, groups=groups, against=against))
+    asked = samples is not None and not isinstance(samples, Unasked)
+    plan = plan_of(wanted, parameters, against=against, samples_given=asked)
+    where: dict[str, Any] = {
+        "in_layer": in_layer,
+        "activation": activation,
+        "positions": positions,
+        "background": background,
+    }
+    span = span_of(topology, layer, **where)
+    run = runner(span, device)
+    started = time.perf_counter()
+    terms = terms_of(plan, topology, layer, parameters, device=device, **where) if plan else {}
+    found = computed(plan, terms, span, run, parameters, started)
+    rest = [name for name in wanted if name not in found]
+    if rest:
+        found |= sample(
+            rest,
+            span,
+            run,
+            parameters,
+            groups=groups,
+            against=against if "degeneracy" in rest else "ei",
+            mixed=mixed_quantities(plan, terms, parameters),
+        )
+    return {name: found[name] for name in wanted}
 
 
 def mutual_information(
@@ -224,7 +248,7 @@ def mutual_information(
     range : ((float, float), (float, float))
         Closed ranges of ``x`` and of ``y``.
     estimator : str
-        ``"jackknife"`` or ``"plugin"``.
+        ``"jackknife"``, ``"grassberger"``, ``"miller-madow"`` or ``"plugin"``.
 
     Returns
     -------

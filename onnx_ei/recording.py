@@ -23,6 +23,7 @@ import onnx_ei
 from onnx_ei._sampling.parameters import Parameters, whole
 from onnx_ei._sampling.quantities import quantities
 from onnx_ei.analysis import select_layers
+from onnx_ei.calibration import CALIBRATED, resolve_ranges
 from onnx_ei.errors import closest
 from onnx_ei.measuring import measure_many
 from onnx_ei.records import FIELDS, FORMAT, Label, begun
@@ -69,7 +70,8 @@ class Recorder:
     Notes
     -----
     Parameters that no result depends on (``batch_size``, ``memory_limit``, ``progress``) are not
-    kept. A function given as ``activation`` is known by its name.
+    kept. A function given as ``activation`` is known by its name. ``"calibrated"`` ranges are those
+    of the time when the recorder was made, and stay so along the training.
 
     Examples
     --------
@@ -109,6 +111,10 @@ class Recorder:
         self._topology, self._options, self._input_range = topology, options, input_range
         self.path, self.measures = Path(path), named
         self.layers = _chosen(topology, layers)
+        # as they are now: bins that moved along the training would make a trend of their own
+        self._calibrated = {layer: _calibrated(topology, layer, options) for layer in self.layers}
+        for name in _calibrated_names(options):
+            parameters[name] = {n: list(found[name]) for n, found in self._calibrated.items()}
         header = {
             "format": FORMAT,
             "measures": list(self.measures),
@@ -120,6 +126,8 @@ class Recorder:
         there, length = begun(self.path)
         if there is not None:
             _refuse_others(self.path, there, header)
+        # a file that an earlier version began goes on with the fields that it has
+        self._fields = tuple(FIELDS if there is None else there["fields"])
         self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
         self._file.truncate(length)
         if there is None:
@@ -152,12 +160,12 @@ class Recorder:
             raise ValueError(f"the recorder of {self.path} is closed; make another to continue it")
         found = {}
         for layer in self.layers:
-            options = dict(self._options)
+            options = self._options | self._calibrated[layer]
             fed = self._topology.in_degree(layer_of(self._topology, layer).key) == 0
             if self._input_range is not None and fed:
                 options["in_range"] = self._input_range
             found[layer] = measure_many(self.measures, layer, self._topology, **options)
-            points = {name: _kept(measured) for name, measured in found[layer].items()}
+            points = {name: _kept(found[layer][name], self._fields) for name in found[layer]}
             self._write({**line, "layer": layer, "labels": noted, "points": points})
         return found
 
@@ -183,7 +191,10 @@ class Recorder:
 def _refuse_others(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:
     """Compare what decides the values; a later version may continue a file."""
     before, now = ({**h["parameters"], **h} for h in (there, json.loads(json.dumps(here))))
-    names = {"measures", "layers", "fields", *there["parameters"], *here["parameters"]}
+    names = {"measures", "layers", *there["parameters"], *here["parameters"]}
+    # fewer fields are an earlier version's, others a later one's
+    if not set(before["fields"]) <= set(now["fields"]):
+        names.add("fields")
     for name in sorted(names):
         if before.get(name) != now.get(name):
             raise ValueError(
@@ -197,12 +208,28 @@ def _checked(measures: tuple[str, ...], options: dict[str, Any]) -> dict[str, An
     for name in options:
         if name not in _DEFAULTS:
             raise TypeError(f"Recorder has no option {name!r}; {closest(name, _DEFAULTS)}")
-    sampling = {field.name for field in fields(Parameters)}
+    sampling = {field.name for field in fields(Parameters)}.difference(_calibrated_names(options))
     parameters = Parameters(**{n: value for n, value in options.items() if n in sampling})
     given = {n: options[n] for n in ("groups", "against") if n in options}
     quantities(measures, parameters, **given)
     kept = (n for n in _DEFAULTS if n not in _NO_RESULT_DEPENDS_ON)
     return {n: _plain(options.get(n, _DEFAULTS[n])) for n in kept}
+
+
+def _calibrated_names(options: Mapping[str, Any]) -> list[str]:
+    """Return which ranges are to be those of the calibration."""
+    given = {name: options.get(name) for name in ("in_range", "out_range")}
+    return [name for name, value in given.items() if isinstance(value, str) and value == CALIBRATED]
+
+
+def _calibrated(
+    topology: nx.DiGraph[Any], layer: str, options: Mapping[str, Any]
+) -> dict[str, tuple[float, float]]:
+    """Return a layer's calibrated ranges, those that were asked for."""
+    names = ("in_layer", "in_range", "out_range", "activation")
+    found = resolve_ranges(topology, layer, *(options.get(name) for name in names))
+    ranges = dict(zip(("in_range", "out_range"), found, strict=True))
+    return {name: ranges[name] for name in _calibrated_names(options)}
 
 
 def _chosen(topology: nx.DiGraph[Any], layers: Any) -> tuple[str, ...]:
@@ -249,10 +276,10 @@ def _label(name: str, value: Any) -> Label:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _kept(measured: Measurement) -> list[Any]:
+def _kept(measured: Measurement, names: Iterable[str]) -> list[Any]:
     """Return the fields of a point: the value to the bit, what judges it to six digits."""
     plain = measured.to_dict()
-    return [plain[n] if n == "value" else _short(plain[n]) for n in FIELDS]
+    return [plain[n] if n == "value" else _short(plain[n]) for n in names]
 
 
 def _short(value: Any) -> Any:

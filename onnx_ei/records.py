@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_ei.errors import UnknownLayerError, closest
+from onnx_ei.results import adequacy_of
 
 __all__ = ["FIELDS", "FORMAT", "Label", "Point", "Record", "Recording", "begun", "read_records"]
 
@@ -36,6 +37,10 @@ class Point:
         Bits.
     n_samples, coverage, converged, out_of_range
         What judges them.
+    method, singletons, n_states, saturation, upper_bound
+        None in files that earlier versions began, which lack them.
+    adequacy, reliable
+        From the coverage, where the file lacks them.
     """
 
     value: Any
@@ -44,6 +49,22 @@ class Point:
     coverage: float | list[float] | None
     converged: bool | None
     out_of_range: float
+    method: str | None = None
+    singletons: int | list[int] | None = None
+    n_states: list[Any] | None = None
+    saturation: float | list[float] | None = None
+    upper_bound: float | list[float] | None = None
+    adequacy: str | list[str] | None = None
+    reliable: bool | list[bool] | None = None
+
+    def __post_init__(self) -> None:
+        """Judge what an earlier version wrote."""
+        if self.method is None and self.coverage is not None:
+            many = isinstance(self.coverage, list)
+            words = [adequacy_of(share) for share in np.atleast_1d(self.coverage).tolist()]
+            usable = [word != "unreliable" for word in words]
+            object.__setattr__(self, "adequacy", words if many else words[0])
+            object.__setattr__(self, "reliable", usable if many else usable[0])
 
 
 FIELDS = tuple(field.name for field in fields(Point))

@@ -23,14 +23,10 @@ from onnx_ei._sampling.source import (
     part,
     slices,
 )
+from onnx_ei._sampling.vectors import UnitCounts, Vector
 from onnx_ei.binning import Binning
 from onnx_ei.histogram import Keys, pack_keys
-from onnx_ei.information import (
-    PairwiseInformation,
-    VectorInformation,
-    pairwise_information,
-    vector_information,
-)
+from onnx_ei.information import PairwiseInformation, pairwise_information, vector_information
 from onnx_ei.noise import CHUNK
 
 __all__ = ["Group", "JointSampler", "PairwiseResult"]
@@ -78,6 +74,10 @@ class _Keys:
         self._bins = (in_bins[group[0]], out_bins[group[1]])
         self._words = np.empty((4, 0), np.uint64)
         self._kept = np.ones((1, 0), np.bool_)
+        # A unit that a group names twice has its entropy once.
+        self._once = [units if isinstance(units, slice) else np.unique(units) for units in group]
+        self._in_bits = float(np.log2(in_bins[self._once[0]]).sum())
+        self._out_units = UnitCounts(out_bins[self._once[1]])
 
     def resize(self, n: int) -> None:
         old = self._kept.shape[1]
@@ -89,10 +89,15 @@ class _Keys:
             units = np.ascontiguousarray(codes[self._group[end]])
             high, low = self._words[2 * end, at], self._words[2 * end + 1, at]
             pack_keys(units, self._bins[end], high, low, self._kept[0, at])
+        self._out_units.add(np.ascontiguousarray(y[self._once[1]]), self._kept[0, at])
 
-    def information(self, estimator: str) -> VectorInformation:
+    def vector(self, estimator: str) -> Vector:
         a, b, c, d = self._words
-        return vector_information(Keys(a, b), Keys(c, d), self._kept[0], estimator)
+        return Vector(
+            information=vector_information(Keys(a, b), Keys(c, d), self._kept[0], estimator),
+            in_bits=self._in_bits,
+            out_bits=self._out_units.entropy_bound(),
+        )
 
 
 def _grown(old: NDArray[Any], n: int) -> NDArray[Any]:
@@ -157,21 +162,23 @@ class JointSampler:
         else:
             self._codes = None
         if stores:
+            self._progress.plan(n - start)
             self._fill(start, stores, ALL, ALL)
 
-    def vectors(self) -> list[VectorInformation]:
+    def vectors(self) -> list[Vector]:
         """Return the information between each group's vectors, in the order of the groups."""
         if not self._groups:
             return []
         estimator = self._source.parameters.estimator
         if self._keys is not None:
-            return [keys.information(estimator) for keys in self._keys]
+            return [keys.vector(estimator) for keys in self._keys]
         at_once = max(1, self._source.parameters.memory // (KEY_BYTES * self._n))
-        found: list[VectorInformation] = []
+        found: list[Vector] = []
+        self._progress.plan(self._n * -(-len(self._groups) // at_once))
         for first in range(0, len(self._groups), at_once):
             batch = self._new_keys(self._groups[first : first + at_once])
             self._fill(0, batch, ALL, ALL)
-            found += [keys.information(estimator) for keys in batch]
+            found += [keys.vector(estimator) for keys in batch]
         return found
 
     def pairwise(self) -> PairwiseInformation:
@@ -183,9 +190,11 @@ class JointSampler:
             self._count(self._codes, ALL, ALL, result)
             return result.freeze()
         a, b = self._tile()
-        for outputs in slices(n_out, b):
+        rows, columns = slices(n_in, a), slices(n_out, b)
+        self._progress.plan(self._n * len(rows) * len(columns))
+        for outputs in columns:
             y: NDArray[Any] | None = None
-            for inputs in slices(n_in, a):
+            for inputs in rows:
                 # Only the first tile of a row runs the model: noise alone is cheap to draw again.
                 fresh = outputs if y is None else None
                 out = part(self._out_binning(), outputs) if y is None else None
@@ -261,6 +270,7 @@ class JointSampler:
     def _extremes(self) -> tuple[FloatArray, FloatArray]:
         """Return each output's least and greatest finite value."""
         n_chunks = -(-self._n // CHUNK)
+        self._progress.plan(self._n)
         low = np.empty((n_chunks, self._source.n_outputs))
         high = np.empty_like(low)
 

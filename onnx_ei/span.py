@@ -11,17 +11,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import networkx as nx
 import numpy as np
 
-from onnx_ei._graph.background import Background, background_values, fingerprint
-from onnx_ei._graph.cut import Cut, NotLocalError, is_fixed, nodes_between
+from onnx_ei._graph.background import Background, fingerprint
+from onnx_ei._graph.between import cut_between
+from onnx_ei._graph.cut import Cut, NotLocalError
+from onnx_ei._graph.lanes import Lane
 from onnx_ei._graph.positions import position_window
-from onnx_ei._graph.recurrent import cell_activation, cell_cut, cell_range, states_of
+from onnx_ei._graph.probing import Probe, probe
+from onnx_ei._graph.quantised import coupling
+from onnx_ei._graph.recurrent import cell_range
 from onnx_ei._graph.submodel import SubModel, build
-from onnx_ei._graph.windows import Window
+from onnx_ei._graph.widening import is_narrow, widen
+from onnx_ei._graph.windows import Window, dims_of
 from onnx_ei.activations import NO_RANGE, Override, resolve_activation
 from onnx_ei.errors import BackendError, ModelError, UnsupportedModelError
 from onnx_ei.sessions import Session, parse_device
@@ -34,13 +39,10 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from onnx_ei._graph.live import LiveWeights
-    from onnx_ei.loading import Model
 
 __all__ = ["Span", "span_of"]
 
-#: A batch has to give what single runs give, to this share of the largest output.
-BATCH_TOLERANCE = 1e-5
-_CHECKED_BATCH = 4
+WIDENED = "runs in float32: onnxruntime has no kernels for it in bfloat16, the weights' own type"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,6 +73,11 @@ class Span:
         Which state of its network's weights it holds; empty where they do not change.
     widest : int
         Elements that one sample has in the largest tensor between the ends.
+    notes : tuple of str
+        Why its samples run one at a time, whether it runs in another element type than the
+        model's, and which sizes are held at those of the example.
+    batch_note : str
+        Why samples run one at a time; empty where they run in batches.
     """
 
     layer: str
@@ -86,6 +93,8 @@ class Span:
     positions: str
     function: Callable[[NDArray[Any]], NDArray[Any]] | None
     widest: int
+    notes: tuple[str, ...]
+    batch_note: str
     sessions: dict[tuple[str, int], Session] = field(repr=False)
     versions: dict[str, int] = field(default_factory=dict, repr=False)
     runners: dict[object, Any] = field(default_factory=dict, repr=False)
@@ -185,6 +194,8 @@ def _renew(span: Span, live: LiveWeights | None) -> None:
     if live is None or live.refresh(span.model.graph.initializers) == span.versions:
         return
     now = live.put_into(span.model)
+    if WIDENED in span.notes:
+        widen(span.model)
     _refuse_nan(span.model, span.layer)
     span.sessions.clear()
     span.runners.clear()
@@ -219,61 +230,85 @@ def _make(
     positions: str,
     background: Background,
 ) -> Span:
-    model = model_of(topology)
-    with _cut(model, start, end, override, background) as cut:
-        sub, in_window, out_window, widest = _build(cut, end, positions)
-    versions = {} if model.live is None else model.live.put_into(sub)
-    _refuse_nan(sub, end.label)
-    in_range = NO_RANGE if start.before is None else start.before.range
-    in_shape = _units(sub)
-    with _running_alone(start, end):
-        session = Session(sub, "cpu")
-        batched, out_shape = _probe(session, sub, in_shape, in_range)
+    live = model_of(topology).live
+    with cut_between(model_of(topology), start, end, override, background) as cut:
+        trial = _first_that_batches(cut, start, end, positions, live)
+        notes = cut.notes
     return Span(
         layer=end.label,
         in_layer=start.label,
-        model=sub,
-        in_window=in_window,
-        out_window=out_window,
-        in_shape=in_shape,
-        out_shape=out_shape,
-        in_range=in_range,
+        model=trial.sub.model,
+        in_window=trial.sub.entering,
+        out_window=trial.sub.leaving,
+        in_shape=_units(trial.sub.model),
+        out_shape=trial.found.out_shape,
+        in_range=start.in_range,
         out_range=_out_range(end, override),
-        batched=batched,
+        batched=trial.found.batched,
+        notes=(*notes, *trial.notes),
+        batch_note=trial.found.note,
         positions=positions,
         function=None if override is None else override.function,
-        widest=widest,
-        sessions={("cpu", 0): session},
-        versions=versions,
+        widest=trial.sub.widest,
+        sessions={("cpu", 0): trial.session},
+        versions=trial.versions,
     )
 
 
-@contextmanager
-def _cut(
-    model: Model, start: Layer, end: Layer, override: Override | None, background: Background
-) -> Iterator[Cut]:
-    """Give what lies between the two ends; of a recurrent layer, one step."""
-    ends, opsets = (start.label, end.label), dict(model.ir.opset_imports)
-    activation = None if override is None else override.activation
-    if end.op.kind == "recurrent":
-        states = [v for v in states_of(end.node) if not is_fixed(v)]
-        values = background_values(model, ends, states, background)
-        if override is None and end.after is not None:
-            activation = cell_activation(end.after.name)
-        with cell_cut(end.node, opsets, values, activation) as cut:
-            yield cut
-        return
-    target = end.leaving if override is None else end.raw
-    nodes, sides = nodes_between(start.entering, target)
-    yield Cut(
-        source=start.entering,
-        target=target,
-        nodes=nodes,
-        sides=background_values(model, ends, sides, background),
-        opsets=opsets,
-        activation=activation,
-        batch=_batch_size(model.ir),
-    )
+class _Trial(NamedTuple):
+    """A sub-model that was run."""
+
+    sub: SubModel
+    session: Session
+    found: Probe
+    notes: tuple[str, ...]
+    versions: dict[str, int]
+
+
+def _first_that_batches(
+    cut: Cut, start: Layer, end: Layer, positions: str, live: LiveWeights | None
+) -> _Trial:
+    """Run the span with the samples where they most likely stand, then where else they may."""
+    with _running_alone(start, end):
+        first = _try(_build(cut, end, positions, None), start, end, live)
+    if first.found.batched:
+        return first
+    for lane in first.sub.lanes[1:]:
+        try:
+            other = _try(_build(cut, end, positions, lane), start, end, live)
+        except (BackendError, UnsupportedModelError):
+            continue
+        if other.found.batched:
+            return other
+    return first
+
+
+def _try(sub: SubModel, start: Layer, end: Layer, live: LiveWeights | None) -> _Trial:
+    versions = {} if live is None else live.put_into(sub.model)
+    _refuse_nan(sub.model, end.label)
+    session, notes = _session(sub.model)
+    found = probe(session, sub.model, start.in_range)
+    if sub.lost and not found.batched and found.note.startswith("does not run"):
+        found = found._replace(note=f"does not run in a batch: {sub.lost}")
+    coupled = coupling(sub.model.graph)
+    if coupled is not None:
+        # whatever the check saw: among samples that reach as far, a scale of all of them is theirs
+        note = f"{coupled}; {found.note}" if found.note else coupled
+        found, notes = found._replace(batched=False, note=note), (*notes, coupled)
+    elif found.note:
+        notes = (*notes, found.note)
+    return _Trial(sub, session, found, notes, versions)
+
+
+def _session(sub: ir.Model) -> tuple[Session, tuple[str, ...]]:
+    """Return a session of a sub-model, in float32 where onnxruntime has no kernels for bfloat16."""
+    try:
+        return Session(sub, "cpu"), ()
+    except BackendError:
+        if not is_narrow(sub):
+            raise
+    widen(sub)
+    return Session(sub, "cpu"), (WIDENED,)
 
 
 @contextmanager
@@ -282,18 +317,14 @@ def _running_alone(start: Layer, end: Layer) -> Iterator[None]:
         yield
     except BackendError as error:
         hint = ""
-        if str(start.entering.dtype) == "BFLOAT16":
-            hint = "; few operators run in BFLOAT16: measure the module in another type (.float())"
+        if None in (dims_of(start.entering) or ()):
+            hint = (
+                f"; the shape of {start.entering.name!r} is open: pass an example input that "
+                "settles it (input= of topology_of, --input-shape on the command line)"
+            )
         raise UnsupportedModelError(
             f"the span from {start.label!r} to {end.label!r} does not run on its own: {error}{hint}"
         ) from error
-
-
-def _batch_size(model: ir.Model) -> int:
-    """Return the batch that the model's first input has: 1 unless the file fixes another."""
-    first = model.graph.inputs[0].shape if model.graph.inputs else None
-    size = first[0] if first is not None and len(first) > 0 else 1
-    return size if isinstance(size, int) else 1
 
 
 def _units(sub: ir.Model) -> tuple[int, ...]:
@@ -303,22 +334,22 @@ def _units(sub: ir.Model) -> tuple[int, ...]:
 def _out_range(end: Layer, override: Override | None) -> tuple[float, float]:
     if override is not None:
         return override.range or NO_RANGE
-    if end.after is not None:
-        return end.after.range
-    return cell_range(end.node) if end.op.kind == "recurrent" else NO_RANGE
+    if end.after is None and end.op.kind == "recurrent":
+        return cell_range(end.node)
+    return end.out_range
 
 
-def _build(cut: Cut, end: Layer, positions: str) -> SubModel:
+def _build(cut: Cut, end: Layer, positions: str, lane: Lane | None) -> SubModel:
     whole = positions == "all" or end.op.kind == "recurrent"
     window = None if whole else position_window(cut, end)
     try:
-        return build(cut, window, local=True)
+        return build(cut, window, local=True, lane=lane)
     except NotLocalError:
         # what one position needs is not a window of every tensor: compute whole tensors and keep
         # the one position of the result
         pass
     try:
-        return build(cut, window, local=False)
+        return build(cut, window, local=False, lane=lane)
     except NotLocalError as error:
         raise UnsupportedModelError(
             f"one position of layer {end.label!r} needs all of tensor {str(error)!r}, whose shape "
@@ -338,31 +369,3 @@ def _refuse_nan(sub: ir.Model, layer: str) -> None:
                 f"layer {layer!r}: weight {name!r} holds NaN; the model is broken there "
                 "(a diverged training run?), and no measure of it means anything"
             )
-
-
-def _probe(
-    session: Session, sub: ir.Model, in_shape: tuple[int, ...], in_range: tuple[float, float]
-) -> tuple[bool, tuple[int, ...]]:
-    """Run noise in a batch and one by one: the same results, or no batches."""
-    rng = np.random.default_rng(0)
-    noise = rng.uniform(*in_range, size=(_CHECKED_BATCH, *in_shape))
-    value, output = sub.graph.inputs[0], str(sub.graph.outputs[0].name)
-    dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
-    noise = noise.astype(dtype)
-    singles = [session.run({"x": noise[i : i + 1]}, [output])[0] for i in range(_CHECKED_BATCH)]
-    shape = tuple(singles[0].shape)
-    if not shape or shape[0] != 1:
-        return False, shape
-    single = np.concatenate(singles).astype(np.float64)
-    try:
-        batch = session.run({"x": noise}, [output])[0].astype(np.float64)
-    except BackendError:
-        return False, shape[1:]
-    if batch.shape != single.shape:
-        return False, shape[1:]
-    # half precision cannot keep 1e-5: four units in its last place
-    narrow = np.finfo(dtype).eps if np.issubdtype(dtype, np.floating) else 0.0
-    tolerance = max(BATCH_TOLERANCE, 4 * float(narrow))
-    scale = np.abs(single[np.isfinite(single)]).max(initial=0.0)
-    same = np.allclose(batch, single, rtol=tolerance, atol=tolerance * scale, equal_nan=True)
-    return bool(same), shape[1:]

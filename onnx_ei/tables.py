@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich.markup import escape
 from rich.table import Table
 
-from onnx_ei._sampling.convergence import UNRELIABLE
-from onnx_ei._sampling.engine import DROPPED_SHARE, FULL_COVERAGE
+from onnx_ei._sampling.remarks import DROPPED_SHARE
+from onnx_ei.results import FULL_COVERAGE, UNRELIABLE
 
 if TYPE_CHECKING:
     from onnx_ei.analysis import Analysis, Row, Shape
@@ -17,17 +18,27 @@ if TYPE_CHECKING:
 
 __all__ = ["describe_table", "remarks", "run_table"]
 
+MARKS = {
+    "~": f"biased: coverage below {FULL_COVERAGE}",
+    "!": f"unreliable: coverage below {UNRELIABLE}",
+    "*": f"over {DROPPED_SHARE:.0%} of the samples out of range",
+    "?": "not converged",
+}
 
-def describe_table(found: Analysis) -> Table:
-    """Return a table of a model's layers."""
+
+def describe_table(found: Analysis, *, ranges: bool = False) -> Table:
+    """Return a table of a model's layers, with their bin ranges if asked for."""
     table = Table(title=escape(found.model), title_justify="left")
     for column in ("layer", "op", "in act.", "out act.", "in shape", "out shape"):
         table.add_column(column, overflow="fold")
+    for column in ("in range", "out range") if ranges else ():
+        table.add_column(column, justify="right")
     table.add_column("units", justify="right")
     table.add_column("batch")
     for row in found.rows:
         units = "" if row.n_inputs is None else f"{row.n_inputs} -> {row.n_outputs}"
         batch = {None: "", True: "free", False: "one by one"}[row.batched]
+        batch = "; ".join([batch, *map(escape, row.notes)])
         last = escape(row.reason) if row.reason is not None else batch
         table.add_row(
             escape(row.layer),
@@ -36,10 +47,15 @@ def describe_table(found: Analysis) -> Table:
             row.out_activation or "-",
             _shape(row.in_shape),
             _shape(row.out_shape),
+            *((_range(row.in_range), _range(row.out_range)) if ranges else ()),
             units,
             last,
         )
     return table
+
+
+def _range(ends: tuple[float, float] | None) -> str:
+    return "" if ends is None else f"{ends[0]:.4g}, {ends[1]:.4g}"
 
 
 def _shape(dims: Shape) -> str:
@@ -47,7 +63,7 @@ def _shape(dims: Shape) -> str:
 
 
 def run_table(found: Analysis, names: Sequence[str]) -> Table:
-    """Return a table of measurements: value, standard error, and a mark where one is needed."""
+    """Return a table of measurements: value, standard error, marks, and what the marks mean."""
     table = Table(title=f"{escape(found.model)} (bits, ± standard error)", title_justify="left")
     table.add_column("layer", overflow="fold")
     table.add_column("units", justify="right")
@@ -61,7 +77,18 @@ def run_table(found: Analysis, names: Sequence[str]) -> Table:
         cells = [_cell(row, name) for name in names]
         reason = [escape(row.reason or "")] if with_reasons else []
         table.add_row(escape(row.layer), units, *cells, *reason)
+    table.caption = "\n".join(_legend(found, names)) or None
+    table.caption_justify = "left"
     return table
+
+
+def _legend(found: Analysis, names: Sequence[str]) -> Iterator[str]:
+    """Yield what each mark in the table means."""
+    shown = [row.measurements[n] for row in found.rows for n in names if n in row.measurements]
+    marks = {mark for measurement in shown for mark, _ in _faults(measurement)}
+    yield from (f"{mark} {meaning}" for mark, meaning in MARKS.items() if mark in marks)
+    if any(_is_exact(measurement) for measurement in shown):
+        yield "exact: right to the digits shown"
 
 
 def _cell(row: Row, name: str) -> str:
@@ -69,18 +96,23 @@ def _cell(row: Row, name: str) -> str:
     if found is None:
         return ""
     mark = "".join(flag for flag, _ in _faults(found))
-    return f"{found.value:.4f} ± {found.stderr:.4f}{mark}"
+    error = "   exact" if _is_exact(found) else f"± {found.stderr:.4f}"
+    return f"{found.value:.4f} {error}{mark}"
+
+
+def _is_exact(found: Measurement) -> bool:
+    """Whether the bound of the error cannot be seen in four decimals."""
+    return found.method == "exact" and float(np.max(found.stderr)) < 5e-5
 
 
 def _faults(found: Measurement) -> Iterator[tuple[str, str]]:
     """Yield a mark and its meaning for everything that lessens a value."""
-    coverage = found.coverage
-    if isinstance(coverage, float) and coverage < FULL_COVERAGE:
-        word = "unreliable" if coverage < UNRELIABLE else "biased"
-        yield (
-            "!" if coverage < UNRELIABLE else "~",
-            f"{word}: {found.n_samples} samples cover {coverage:.2f} of the joint states",
-        )
+    if found.adequacy in ("undersampled", "unreliable"):
+        mark, word = ("!", "unreliable") if found.reliable is False else ("~", "biased")
+        seen = f"{found.n_samples} samples cover {found.coverage:.2f} of the joint states"
+        yield mark, f"{word}: {seen}"
+    elif found.reliable is False:
+        yield "!", "unreliable: no sample was in range"
     if found.out_of_range > DROPPED_SHARE:
         yield (
             "*",
@@ -98,4 +130,11 @@ def remarks(found: Analysis) -> Iterator[str]:
             for fault in _faults(measurement):
                 concerned.setdefault(fault, []).append(name)
         for (mark, meaning), names in concerned.items():
-            yield f"{mark} {row.layer} {', '.join(names)}: {meaning}"
+            notes = _notes(row, names) if mark in "~!" else ()
+            yield f"{mark} {row.layer} {', '.join(names)}: " + "; ".join((meaning, *notes))
+
+
+def _notes(row: Row, names: Sequence[str]) -> tuple[str, ...]:
+    """Return what can be said instead: each measure's bound, then what they have in common."""
+    notes = [row.measurements[name].notes for name in names]
+    return tuple(dict.fromkeys([*(n for of in notes for n in of[:1]), *sum(notes, ())]))

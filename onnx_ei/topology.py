@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from onnx_ei._graph.ends import Entry, Exit, entry_of, exit_of, is_swallowed
+from onnx_ei._graph.fused import op_type_of
 from onnx_ei._graph.names import layer_names, weight_name
-from onnx_ei._graph.operators import KEEPING, LayerOp, is_affine, layer_op
-from onnx_ei._graph.patterns import Match, match_activation, producing_activation, readers
+from onnx_ei._graph.operators import LayerOp, layer_op
+from onnx_ei._graph.patterns import Match
+from onnx_ei._graph.quantised import is_whole
+from onnx_ei._graph.unknown import shown, unknown_nodes
 from onnx_ei._graph.windows import dims_of
+from onnx_ei.activations import NO_RANGE
 from onnx_ei.errors import ModelError, UnknownLayerError, closest
 from onnx_ei.loading import Model, load_model, prepare_model
 
@@ -52,6 +57,9 @@ class Layer:
         Its activated output; the pre-activation where no activation follows.
     before, after : Match or None
         The activations found on the input and the output side.
+    in_range, out_range : tuple of float
+        Default bin ranges of either end: the activation's, else that of the numbers that a
+        quantised tensor can stand for, else deep_ei's.
     """
 
     key: Key
@@ -63,6 +71,8 @@ class Layer:
     leaving: ir.Value
     before: Match | None
     after: Match | None
+    in_range: tuple[float, float]
+    out_range: tuple[float, float]
 
 
 def topology_of(
@@ -151,10 +161,12 @@ def _graph_of(loaded: Model, traced: Trace | None) -> nx.DiGraph[Any]:
     if traced is not None:
         weights = [weight_name(node, op, varies, loaded.origins) for node, op in found]
         keys = traced.keys(nodes, weights, labels)
-    layers = {
-        key: _layer(key, label, node, op, varies)
-        for key, label, (node, op) in zip(keys, labels, found, strict=True)
-    }
+    layers: dict[Any, Layer] = {}
+    swallowed: dict[int, Match] = {}
+    for key, label, (node, op) in zip(keys, labels, found, strict=True):
+        made = layers[key] = _layer(loaded, key, label, (node, op), varies, swallowed)
+        if made.after is not None and is_swallowed(made.after):
+            swallowed |= dict.fromkeys((id(made.raw), id(made.leaving)), made.after)
 
     def activation(match: Match | None) -> Any:
         if match is None or traced is None:
@@ -237,29 +249,55 @@ def _all_inputs(node: ir.Node) -> Iterator[ir.Value]:
 
 
 def _layer(
+    loaded: Model,
     key: Key,
     label: str,
-    node: ir.Node,
-    op: LayerOp,
+    found: tuple[ir.Node, LayerOp],
     varies: Callable[[ir.Value | None], bool],
+    swallowed: dict[int, Match],
 ) -> Layer:
-    entering = node.inputs[op.data]
-    if entering is None:
+    node, op = found
+    read = node.inputs[op.data]
+    if read is None:
         raise ModelError(f"layer {label!r} ({node.op_type}) lacks its input")
-    raw, after = _output_side(_output_of(node), varies)
-    if op.reason is None and entering.dtype is not None and not entering.dtype.is_floating_point():
-        op = replace(op, reason=f"its input is of type {entering.dtype}, not of real numbers")
+    start = entry_of(read, swallowed)
+    end = exit_of(_output_of(node), start.entering, op, varies)
+    if op.reason is None:
+        op = replace(op, reason=_reason(loaded, node, start, end))
     return Layer(
         key=key,
         label=label,
         op=op,
         node=node,
-        entering=entering,
-        raw=raw,
-        leaving=raw if after is None else after.output,
-        before=_input_side(entering),
-        after=after,
+        entering=start.entering,
+        raw=end.raw,
+        leaving=end.leaving,
+        before=start.before,
+        after=end.after,
+        in_range=_range(start.before, start.limits),
+        out_range=_range(end.after, end.limits),
     )
+
+
+def _reason(loaded: Model, node: ir.Node, start: Entry, end: Exit) -> str | None:
+    """Say why the numbers at a layer's ends cannot be drawn or binned."""
+    entering, raw = start.entering, end.raw
+    if is_whole(entering) and node.op_type.endswith(("Integer", "IntegerToFloat")):
+        return (
+            f"its input {entering.name!r} is a quantised integer tensor of no known scale "
+            f"({entering.dtype}): which real numbers it stands for is not said"
+        )
+    if entering.dtype is not None and not entering.dtype.is_floating_point():
+        return f"its input is of type {entering.dtype}, not of real numbers"
+    if raw.dtype is not None and not raw.dtype.is_floating_point():
+        return f"its output is of type {raw.dtype}, and nothing makes real numbers of it"
+    if loaded.trouble is not None and entering.shape is None:
+        return f"the shape of its input {entering.name!r} is not known: {loaded.trouble}"
+    return None
+
+
+def _range(match: Match | None, limits: tuple[float, float] | None) -> tuple[float, float]:
+    return match.range if match is not None else NO_RANGE if limits is None else limits
 
 
 def _output_of(node: ir.Node) -> ir.Value:
@@ -268,69 +306,19 @@ def _output_of(node: ir.Node) -> ir.Value:
     return next(used, node.outputs[0])
 
 
-def _output_side(
-    value: ir.Value, varies: Callable[[ir.Value | None], bool]
-) -> tuple[ir.Value, Match | None]:
-    """Follow a layer's output through glue, bias and batch-norm to its activation."""
-    raw, moved = value, False
-    while True:
-        match = match_activation(value)
-        if match is not None:
-            return value, match
-        after = readers(value)
-        if len(after) != 1:
-            return raw, None
-        node = after[0]
-        if is_affine(node, value, varies) and not (moved and _is_plain_scale(node, value)):
-            value = raw = node.outputs[0]
-        elif node.op_type in KEEPING and node.inputs[0] is value:
-            value, moved = node.outputs[0], moved or node.op_type in _MOVING
-        else:
-            return raw, None
-
-
-_MOVING = ("Reshape", "Transpose")
-
-
-def _is_plain_scale(node: ir.Node, x: ir.Value) -> bool:
-    """Say whether a node multiplies by one number: an attention's temperature, say.
-
-    Past the reshape that makes heads of units it is no longer the layer's, and the heads may have
-    taken the batch into theirs.
-    """
-    other = node.inputs[1] if node.inputs[0] is x else node.inputs[0]
-    if node.op_type not in ("Mul", "Div") or other is None or other.shape is None:
-        return False
-    return all(d == 1 for d in other.shape)
-
-
-def _input_side(value: ir.Value) -> Match | None:
-    """Follow a layer's input back through glue that keeps values to an activation."""
-    while True:
-        match = producing_activation(value)
-        if match is not None:
-            return match
-        node = value.producer()
-        if node is None or node.op_type not in KEEPING or node.inputs[0] is None:
-            return None
-        value = node.inputs[0]
-
-
 def _attributes(layer: Layer, activation: Callable[[Match | None], Any]) -> dict[str, Any]:
-    from onnx_ei.activations import NO_RANGE
-
     def end(value: ir.Value, shaped: ir.Value, match: Match | None) -> dict[str, Any]:
         return {
             "activation": activation(match),
             "shape": dims_of(shaped) or (),
-            "range": NO_RANGE if match is None else match.range,
+            "range": layer.in_range if value is layer.entering else layer.out_range,
             "tensor": str(value.name),
         }
 
     return {
         "input": end(layer.entering, layer.entering, layer.before),
         "output": end(layer.leaving, _output_of(layer.node), layer.after),
-        "op_type": layer.node.op_type,
+        "op_type": op_type_of(layer.node),
         "kind": layer.op.kind,
         "name": layer.node.name or "",
         "reason": layer.op.reason,
@@ -340,6 +328,8 @@ def _attributes(layer: Layer, activation: Callable[[Match | None], Any]) -> dict
 def _edges(model: ir.Model, layers: dict[Key, Layer]) -> Iterator[tuple[Key, Key]]:
     """Carry along every tensor the set of layers whose output reaches it past no other layer."""
     by_node = {id(layer.node): key for key, layer in layers.items()}
+    # the scale of its input reaches a quantised layer's output past its operator, not past it
+    ends = {id(v): key for key, layer in layers.items() for v in (layer.raw, layer.leaving)}
     place = {key: index for index, key in enumerate(layers)}
     reached: dict[int, frozenset[Key]] = {}
     for node in model.graph:
@@ -351,13 +341,18 @@ def _edges(model: ir.Model, layers: dict[Key, Layer]) -> Iterator[tuple[Key, Key
             yield from ((source, key) for source in sorted(sources, key=place.__getitem__))
             sources = frozenset({key})
         for value in node.outputs:
-            reached[id(value)] = sources
+            own = ends.get(id(value))
+            reached[id(value)] = sources if own is None else frozenset({own})
 
 
 def _notes(model: Model, varies: Callable[[ir.Value | None], bool]) -> Iterator[str]:
     """Say what was decided, and which layers stand inside control flow, where nobody looks."""
     for name, value in model.pinned.items():
         yield f"input {name!r} is held at {value}, its value in the example"
+    if model.trouble is not None:
+        yield model.trouble
+    elif unknown := unknown_nodes(model.ir.graph):
+        yield shown(unknown)
     for node in model.ir.graph:
         hidden = sum(
             1

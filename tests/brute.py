@@ -41,7 +41,7 @@ def build(
         "graph",
         [helper.make_tensor_value_info(n, dtype, list(d)) for n, d in inputs.items()],
         [helper.make_tensor_value_info(nodes[-1].output[0], dtype, None)],
-        [numpy_helper.from_array(np.ascontiguousarray(v), k) for k, v in weights.items()],
+        [numpy_helper.from_array(np.array(v, order="C"), k) for k, v in weights.items()],
     )
     opsets = [helper.make_opsetid("", opset)]
     opsets += [helper.make_opsetid(k, v) for k, v in (domains or {}).items()]

@@ -160,7 +160,7 @@ def two_layer_model(
 
 
 def mixed_model() -> onnx.ModelProto:
-    """A convolution with ReLU, a pool, a dense layer, and a quantised one: not measurable."""
+    """A convolution with ReLU, a pool, a dense layer, and one of integers without a scale."""
     weights = {
         "conv.weight": noise(3, 2, 3, 3, seed=1),
         "fc": noise(12, 4, seed=2),
@@ -172,7 +172,7 @@ def mixed_model() -> onnx.ModelProto:
         node("MaxPool", "r", "pool", kernel_shape=[2, 2], strides=[2, 2]),
         node("Flatten", "pool", "f"),
         node("MatMul", "f fc", "h"),
-        node("DynamicQuantizeLinear", "h", "q scale zero"),
+        node("Cast", "h", "q", to=TensorProto.UINT8),
         node("MatMulInteger", "q quantised", "i"),
         node("Cast", "i", "y", to=TensorProto.FLOAT),
     ]

@@ -5,8 +5,12 @@ Plain Python on plain numbers, and no trick of the kernels: no strides, no parti
 
 from __future__ import annotations
 
+import itertools
 import math
+import struct
 from collections import Counter
+
+import numpy as np
 
 from onnx_ei._kernels._jit import Array
 
@@ -228,3 +232,210 @@ def pointwise_moments(ids: Array, logs: Array, shift: float, moments: Array) -> 
     for g, block in enumerate(values):
         moments[0, g] = math.fsum(block)
         moments[1, g] = math.fsum(v * v for v in block)
+
+
+def count_codes(codes: Array, kept: Array, starts: Array, counts: Array) -> None:
+    for unit, start in zip(codes, starts, strict=True):
+        for code, number in Counter(unit[kept].tolist()).items():
+            counts[start + code] += number
+
+
+def margins(table: Array, floors: Array, in_row: Array, in_column: Array, least: Array) -> None:
+    for j, floor in enumerate(floors.tolist()):
+        table[j] = [max(cell, floor) for cell in table[j].tolist()]
+        in_row[j], least[j] = math.fsum(table[j]), min(table[j])
+    in_column[:] = [math.fsum(column) for column in table.T.tolist()]
+
+
+def logs(ratios: Array, mantissas: Array, exponents: Array, logs: Array) -> None:
+    root = math.sqrt(0.5)
+    for i, ratio in enumerate(ratios.tolist()):
+        fraction, power = math.frexp(ratio)
+        fraction, power = (fraction * 2, power - 1) if fraction < root else (fraction, power)
+        mantissas[i] = struct.unpack("<Q", struct.pack("<d", fraction))[0]
+        exponents[i] = struct.unpack("<Q", struct.pack("<d", 2.0**52 + 1024.0 + power))[0]
+        logs[i] = math.log(ratio)
+
+
+def information(table: Array, floors: Array, result: Array) -> None:
+    for j, floor in enumerate(floors.tolist()):
+        table[j] = [max(cell, floor) for cell in table[j].tolist()]
+    total = math.fsum(table.ravel().tolist())
+    rows, columns = table.shape
+    joint = [[cell / total for cell in line] for line in table.tolist()]
+    in_row = [math.fsum(line) for line in joint]
+    in_column = [math.fsum(line) for line in zip(*joint, strict=True)]
+    ratios = [
+        [cell / p / q for cell, q in zip(line, in_column, strict=True)]
+        for line, p in zip(joint, in_row, strict=True)
+    ]
+    nats = math.fsum(
+        cell * math.log(x)
+        for line, row in zip(joint, ratios, strict=True)
+        for cell, x in zip(line, row, strict=True)
+    )
+    nats = 0.0 if min(rows, columns) == 1 else nats
+    result[0] = max(nats, 0.0) / math.log(2)
+    result[2] = kept = total / columns
+    result[3] = missing = math.fsum(floors.tolist())
+    error = ceiling = math.log(min(rows, columns))
+    if kept > 2 * missing:
+        first = missing * nats + math.fsum(
+            floor * abs(math.log(x)) / columns
+            for floor, row in zip(floors.tolist(), ratios, strict=True)
+            for x in row
+        )
+        square = kept * math.fsum(
+            floor**2 / min(line) for floor, line in zip(floors, table.tolist(), strict=True)
+        )
+        square += missing**2
+        error = first / (kept - missing) + 2 * square / (kept - missing) ** 2
+    error += 1e-14 * (1 + nats)
+    result[1] = min(error, max(nats, ceiling - nats)) / math.log(2)
+
+
+def characteristic(
+    terms: Array, counts: Array, step: float, values: Array, envelopes: Array
+) -> None:
+    for k in range(values.size):
+        angles = [t * step * (k + 1) for t, n in zip(terms, counts, strict=True) for _ in range(n)]
+        values[k] = math.prod(math.sin(x) / x for x in angles)
+        envelopes[k] = math.prod(
+            math.exp(-x * x / 6) if x <= math.sqrt(3) else math.sqrt(3 / math.e) / x for x in angles
+        )
+
+
+def harmonics(
+    angle: float, n_bins: int, n_used: int, factors: Array, cosines: Array, sines: Array
+) -> None:
+    middles = [2 * i + 1 - n_bins for i in range(n_bins // 2, n_bins)]
+    if n_bins % 2:
+        middles = [*middles[1:], 0]
+    for k in range(n_used):
+        for i, middle in enumerate(middles):
+            cosines[k, i] = factors[k] * math.cos(k * angle * middle)
+            sines[k, i] = factors[k] * math.sin(k * angle * middle)
+
+
+def add_products(left: Array, right: Array, n_used: int, sums: Array) -> None:
+    sums[:] = left[:, :n_used] @ right[:n_used]
+
+
+def series_table(
+    even: Array, odd: Array, cosines: Array, sines: Array, n_used: int, table: Array
+) -> None:
+    half = cosines.shape[1]
+    cosine_sums = even[:, :n_used] @ cosines[:n_used]
+    sine_sums = odd[:, :n_used] @ sines[:n_used]
+    table[:, :half] = cosine_sums + sine_sums
+    table[:, half:] = (cosine_sums - sine_sums)[:, : table.shape[1] - half]
+
+
+def series_pairs(
+    marks: Array,
+    factors: Array,
+    even: Array,
+    odd: Array,
+    slack: Array,
+    n_bins: int,
+    results: Array,
+) -> None:
+    for a, (angle, used, tail, omega, wrapped, density) in enumerate(marks.tolist()):
+        k = np.arange(int(used))
+        angles = np.outer(k, (2 * np.arange(n_bins) + 1 - n_bins) * angle)
+        factor = factors[a, : k.size, None]
+        table = even[:, : k.size] @ (factor * np.cos(angles))
+        table += odd[:, : k.size] @ (factor * np.sin(angles))
+        reach = np.minimum(slack[0], slack[1] / omega)
+        floors = tail * reach + wrapped + density * slack[2] + slack[3]
+        information(table[: slack.shape[1]].copy(), np.minimum(floors, 1.0), results[a])
+
+
+def moments(terms: Array, moments: Array) -> None:
+    series = [1.0] + [0.0] * (moments.size - 1)
+    for term in terms.tolist():
+        factor = [term ** (2 * r) / math.factorial(2 * r + 1) for r in range(len(series))]
+        series = [
+            math.fsum(series[i] * factor[r - i] for i in range(r + 1)) for r in range(len(series))
+        ]
+    moments[:] = series
+
+
+def leaf(y: float, order: int, polynomial: Array, waves: Array, hump: Array, out: Array) -> None:
+    *coefficients, step = hump.tolist()
+    same = [c * y ** (order - 2 * i) for i, c in enumerate(polynomial.tolist())]
+    other = [c * y ** (order + 1 - 2 * i) for i, c in enumerate(coefficients)]
+    wave = math.cos if order % 2 else math.sin
+    ripples = [c * wave((k + 1) * step * y) for k, c in enumerate(waves.tolist())]
+    out[0] = 0.5 * math.fsum(same) + math.fsum(other) + math.fsum(ripples)
+    out[1] = 0.5 * abs(math.fsum(same)) + abs(math.fsum(other))
+    out[1] += math.fsum(abs(c) for c in waves.tolist())
+
+
+def cumulative(
+    points: Array,
+    terms: Array,
+    reaches: Array,
+    polynomials: Array,
+    waves: Array,
+    hump: Array,
+    values: Array,
+) -> None:
+    def integral(q: int, y: float) -> tuple[float, float]:
+        if y <= -reaches[q]:
+            return 0.0, 0.0
+        if y >= reaches[q]:
+            value = math.fsum(polynomials[q, i] * y ** (q - 2 * i) for i in range(q // 2 + 1))
+            return value, abs(value)
+        if q == terms.size:
+            out = np.empty(2)
+            leaf(y, q, polynomials[q, : q // 2 + 1], waves, hump, out)
+            return float(out[0]), float(out[1])
+        upper, lower = integral(q + 1, y + terms[q]), integral(q + 1, y - terms[q])
+        return (upper[0] - lower[0]) / (2 * terms[q]), (upper[1] + lower[1]) / (2 * terms[q])
+
+    for p, point in enumerate(points.tolist()):
+        value, values[1, p] = integral(0, -abs(point))
+        value = min(max(value, 0.0), 0.5)
+        values[0, p] = 1 - value if point > 0 else value
+
+
+def corner_table(edges: Array, owners: Array, values: Array, table: Array) -> None:
+    table[:] = 0.0
+    for ends, begins, value in zip(owners[0], owners[1], values, strict=True):
+        if ends >= 0:
+            table[ends] += value
+        if begins >= 0:
+            table[begins] -= value
+
+
+def line_table(cuts: Array, codes: Array, table: Array) -> None:
+    table[:] = 0.0
+    n_bins = table.shape[1]
+    borders = sorted({*cuts.tolist(), *map(float, range(n_bins + 1))})
+    for low, high in itertools.pairwise(borders):
+        middle = 0.5 * (low + high)
+        code = codes[sum(cut <= middle for cut in cuts.tolist())]
+        if code >= 0:
+            table[code, math.floor(middle)] += high - low
+
+
+def sweeps(
+    weights: Array, distances: Array, codes: Array, span: Array, n_bins: int, results: Array
+) -> None:
+    epsilon = 2.0**-52
+    for a, weight in enumerate(weights.tolist()):
+        low, width = float(span[0]), float(span[1] - span[0]) * weight / n_bins
+        floors, crossings = [1e-250] * (int(codes.max()) + 1), []
+        for e, (rise, slip) in enumerate(distances.T.tolist()):
+            place = (rise - weight * low) / width
+            crossings.append(min(max(place, 0.0), float(n_bins)))
+            off = (slip + epsilon * (abs(rise) + 2 * abs(weight * low))) / abs(width)
+            off += 4 * epsilon * n_bins
+            for code in codes[e : e + 2].tolist():
+                if code >= 0 and -off < place < n_bins + off:
+                    floors[code] = min(floors[code] + off, 1.0)
+        order = 1 if weight > 0 else -1
+        table = np.empty((len(floors), n_bins))
+        line_table(np.array(crossings[::order]), codes[::order], table)
+        information(table, np.array(floors), results[a])

@@ -40,6 +40,17 @@ class Fixed(nn.Module):
         return x.reshape(2, 2, 2)
 
 
+class Distances(nn.Module):
+    # PyTorch's dynamo exporter has no translation of it
+
+    def __init__(self):
+        super().__init__()
+        self.out = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return torch.cdist(self.out(x), torch.ones(2, 3))
+
+
 def build():
     return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2))
 
@@ -101,6 +112,22 @@ def test_a_fixed_batch_is_a_line_on_standard_error(nets):
     assert done.exit_code == 0
     assert done.stdout == "m.onnx\n"
     assert done.stderr.startswith("warning: Fixed: the leading dimension cannot be free")
+
+
+def test_torchs_other_exporter(nets):
+    given = ["--input-shape", "1,4", "-o", "m.onnx"]
+    done = call("torch", f"{nets}:Distances", *given)
+    assert (done.exit_code, done.stdout) == (0, "m.onnx\n"), done.stderr
+    assert done.stderr.startswith("warning: Distances: exported by PyTorch's legacy exporter")
+    assert done.stderr.count("\n") == 1
+    assert next(iter(topology_of("m.onnx"))) == "out"
+    done = call("torch", f"{nets}:Distances", *given, "--exporter", "dynamo")
+    assert (done.exit_code, done.stdout) == (3, "")
+    assert "cannot be exported to ONNX: by the dynamo exporter: " in done.stderr
+    done = call("torch", f"{nets}:build", *given, "--exporter", "legacy")
+    assert (done.exit_code, done.stdout, done.stderr) == (0, "m.onnx\n", "")
+    done = call("torch", f"{nets}:build", *given, "--exporter", "old")
+    assert (done.exit_code, "unknown exporter 'old'" in done.stderr) == (2, True)
 
 
 def test_sklearn_needs_no_input(nets, tmp_path):

@@ -60,7 +60,7 @@ def plugin_entropy(counts: Any) -> float:
 
 class TestTables:
     def test_names(self) -> None:
-        assert ESTIMATORS == ("plugin", "jackknife")
+        assert ESTIMATORS == ("plugin", "miller-madow", "grassberger", "jackknife")
         assert DEFAULT_ESTIMATOR == "jackknife"
         assert information.ESTIMATORS is ESTIMATORS
 
@@ -73,8 +73,30 @@ class TestTables:
         np.testing.assert_array_equal(short, long[:6])
         assert not long.flags.writeable
         assert estimator_table(name, 0).tolist() == [0.0]
-        assert long[:2].tolist() == [0.0, 0.0]
+        # of one sample the corrections of single counts say nothing true: -1/2 and -(gamma + ln 2)
+        once = {"miller-madow": -0.5, "grassberger": -(np.euler_gamma + np.log(2))}.get(name, 0.0)
+        assert long[0] == 0.0
+        assert long[1] == pytest.approx(once / np.log(2), abs=1e-15)
         assert np.isfinite(long).all()
+
+    def test_grassberger_recurrence(self) -> None:
+        """G(n) of (27) in the paper by its recurrence: G(2n) = G(2n+1) = -gamma - ln 2 + sums."""
+        table = estimator_table("grassberger", 61) * np.log(2)
+        g = -np.euler_gamma - np.log(2)
+        assert table[1] == pytest.approx(g, rel=1e-14)
+        for n in range(1, 31):
+            # G(2) = 2 - gamma - ln 2, and each two more add 2 / (2 n + 1)
+            g += 2 / (2 * n - 1)
+            assert table[2 * n] == pytest.approx(2 * n * g, rel=1e-13)
+            assert table[2 * n + 1] == pytest.approx((2 * n + 1) * g, rel=1e-13)
+
+    def test_miller_madow_subtracts_half_a_nat_a_state(self) -> None:
+        counts = COUNTS["random"]
+        states = [np.count_nonzero(c) for c in (counts, counts.sum(1), counts.sum(0))]
+        # of I = H(X) + H(Y) - H(XY), each with (K - 1) / 2N nats
+        correction = (states[1] + states[2] - states[0] - 1) / (2 * counts.sum() * np.log(2))
+        bits, _ = information_of_counts(counts, "miller-madow")
+        assert bits == pytest.approx(plugin_information(counts) + correction, abs=1e-12)
 
     def test_jackknife_does_not_cancel(self) -> None:
         from fractions import Fraction
@@ -91,7 +113,7 @@ class TestTables:
     def test_unknown_names(self) -> None:
         with pytest.raises(ValueError, match="unknown estimator 'jacknife': did you mean 'jackk"):
             estimator_table("jacknife", 3)
-        with pytest.raises(ValueError, match="unknown estimator 'x': known: 'plugin', 'jackknife'"):
+        with pytest.raises(ValueError, match="unknown estimator 'x': known: 'plugin', 'mill"):
             information_of_counts(np.ones((2, 2), int), "x")
         with pytest.raises(ValueError, match="unknown estimator 'log2'"):
             estimator_table("log2", 3)

@@ -15,6 +15,7 @@ import onnxruntime as ort
 import pytest
 from conftest import require_peer
 
+from onnx_ei import calibrate, ei_parts, topology_of
 from onnx_ei.errors import (
     MissingDependencyError,
     ModelError,
@@ -283,6 +284,189 @@ def test_what_onnx_cannot_say(tmp_path, capfd):
         export_torch(no_operator, torch.randn(2, 4, 4), tmp_path / "m.onnx")
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
+
+
+class Prototypes(nn.Module):
+    """Distances to learned points: torch has no ONNX translation of them for dynamo."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Sequential(nn.Linear(4, 5), nn.BatchNorm1d(5), nn.Sigmoid())
+        self.head = nn.Sequential(nn.Linear(5, 3), nn.BatchNorm1d(3))
+        self.points = nn.Parameter(torch.randn(6, 3))
+
+    def forward(self, x):
+        return torch.cdist(self.head(self.embed(x)), self.points)
+
+
+class Tokens(nn.Module):
+    """The same for each token, by one layer that runs twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mix = nn.Linear(4, 4)
+        self.points = nn.Parameter(torch.randn(6, 4))
+
+    def forward(self, x):
+        return torch.cdist(self.mix(torch.relu(self.mix(x))).mean(1), self.points)
+
+
+def scripted():
+    return torch.jit.script(nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 2)))
+
+
+LEGACY = "legacy exporter .dynamo=False.*the dynamo exporter fails: "
+
+
+@pytest.mark.parametrize(
+    ("build", "shape", "names", "keys"),
+    [
+        (
+            Prototypes,
+            (4,),
+            {"embed.0.weight", "head.1.running_mean", "head.1.running_var", "points"},
+            ["embed.0", "head.0", "points"],
+        ),
+        # a product on three axes: the exporter transposes the weight and renames it
+        (Tokens, (7, 4), {"mix.weight", "points"}, ["mix", "mix#2"]),
+        (scripted, (4,), {"0.weight", "2.bias"}, ["0", "2"]),
+    ],
+)
+def test_where_dynamo_fails_the_legacy_exporter_steps_in(
+    tmp_path, capfd, build, shape, names, keys
+):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = build()
+    with pytest.warns(OnnxEiWarning, match=LEGACY):
+        path = export_torch(module, torch.randn(1, *shape), tmp_path / "m.onnx")
+    assert capfd.readouterr() == ("", "")
+    assert names <= weights(path)
+    assert next(iter(shapes(path).values())) == ["batch", *shape]
+    onnx.checker.check_model(path, full_check=True)
+    x = torch.randn(5, *shape)
+    with torch.no_grad():
+        expected = module.eval()(x).numpy()
+    np.testing.assert_allclose(next(iter(run_any(path, x.numpy()))), expected, rtol=1e-4, atol=1e-5)
+    assert list(topology_of(str(path)))[: len(keys)] == keys
+    assert re.search(rb"[\w-]+\.py\b", path.read_bytes()) is None
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx"]
+
+
+def run_any(path, x):
+    session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+    return session.run(None, {session.get_inputs()[0].name: x})
+
+
+def test_the_legacy_exporter_by_name(tmp_path):
+    module = Cnn().train()
+    path = export_torch(module, torch.randn(2, 3, 8, 8), tmp_path / "m.onnx", exporter="legacy")
+    assert module.training
+    assert {"stem.0.weight", "block.bn1.running_var", "fc.weight"} <= weights(path)
+    proven = export_torch(module, torch.randn(2, 3, 8, 8), tmp_path / "n.onnx")
+    assert list(topology_of(str(path))) == list(topology_of(str(proven)))
+    older = export_torch(Mlp(), torch.randn(1, 4), path, exporter="legacy", opset=20)
+    assert [o.version for o in onnx.load(older).opset_import if o.domain == ""] == [20]
+    with pytest.raises(ValueError, match="unknown exporter 'legasy': did you mean 'legacy'"):
+        export_torch(Mlp(), torch.randn(1, 4), path, exporter="legasy")
+
+
+@pytest.mark.parametrize("how", ["tuple", "dict"])
+def test_the_legacy_exporter_names_inputs_by_their_arguments(tmp_path, how):
+    x, y = torch.randn(1, 3), torch.randn(1, 5)
+    given = {"tuple": (x, y), "dict": {"y": y, "x": x}}[how]
+    module = TwoInputs()
+    path = export_torch(module, given, tmp_path / "m.onnx", exporter="legacy")
+    assert {name: shapes(path)[name] for name in ("x", "y")} == {
+        "x": ["batch", 3],
+        "y": ["batch", 5],
+    }
+
+
+def test_when_both_exporters_fail_both_causes_are_named(tmp_path, capfd):
+    no_operator = Calls(lambda linear, x: torch.linalg.svd(linear(x))[1])
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"Calls cannot .*by the dynamo exporter: .*svd.*; by the legacy exporter: .*svd.*"
+        r"Make its forward traceable .*or write the file by other means",
+    ):
+        export_torch(no_operator, torch.randn(2, 4, 4), tmp_path / "m.onnx")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_recorded_decision_is_refused_unless_it_is_asked_for(tmp_path):
+    by_value = Calls(lambda linear, x: linear(x) if x.sum() > -1e9 else x)
+    x = torch.randn(2, 4)
+    with pytest.raises(UnsupportedModelError, match=r"forward takes 1 decisions.*for good"):
+        export_torch(by_value, x, tmp_path / "m.onnx")
+    with pytest.warns(OnnxEiWarning, match=r"Calls: the module takes 1 decisions .*no proof"):
+        export_torch(by_value, x, tmp_path / "m.onnx", exporter="legacy")
+    # one that random input takes both ways is found out
+    turns = Calls(lambda linear, x: linear(x) if x[0, 0] > 0.9 else -linear(x))
+    with pytest.warns(OnnxEiWarning) as said, pytest.raises(ModelError, match="output 0 of Calls"):
+        export_torch(turns, torch.tensor([[1.0] * 4, [-1.0] * 4]), path_of(tmp_path), **ASKED)
+    assert "decisions" in str(said[0].message)
+
+
+ASKED = {"exporter": "legacy"}
+
+
+def path_of(folder):
+    return folder / "n.onnx"
+
+
+def test_a_batch_that_a_recorded_run_fixes_is_said(tmp_path):
+    module = Calls(lambda linear, x: torch.cdist(linear(x.reshape(2, -1)), torch.ones(3, 4)))
+    with pytest.warns(OnnxEiWarning) as caught:
+        path = export_torch(module, torch.randn(2, 2, 2), tmp_path / "m.onnx")
+    said = " ".join(str(w.message) for w in caught)
+    assert re.search(LEGACY, said)
+    assert "the leading dimension cannot be free (the recorded program fixes it" in said
+    assert shapes(path)["x"] == [2, 2, 2]
+
+
+def test_a_module_that_only_the_legacy_exporter_takes_has_live_weights():
+    """Batch norms are equal at first: the exporter keeps one of them for all."""
+    module, x = Prototypes(), torch.randn(200, 4)
+    with pytest.warns(OnnxEiWarning, match=LEGACY):
+        topology = topology_of(module, x[:1])
+    assert [key for key in topology if not isinstance(key, str)] == [
+        module.embed[0],
+        module.head[0],
+    ]
+    assert topology.nodes[module.embed[0]]["output"]["activation"] is module.embed[2]
+    for step in range(2):
+        if step:
+            with torch.no_grad():
+                for count, tensor in enumerate([*module.parameters(), *module.buffers()]):
+                    if tensor.is_floating_point():
+                        tensor.add_(torch.rand_like(tensor) * (1 + count / 4))
+        found = calibrate(topology, x, keep_bounds=False)
+        with torch.no_grad():
+            embedded = module.eval().embed(x)
+            headed = module.head(embedded)
+        for extent, values in (
+            (found.extents["embed.0"][1], embedded),
+            (found.extents["head.0"][1], headed),
+        ):
+            ends = (float(values.min()), float(values.max()))
+            assert (extent.low, extent.high) == pytest.approx(ends, rel=1e-4, abs=1e-6)
+
+
+def test_a_scripted_module_is_measured_by_its_modules():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        module = scripted()
+    first, last = getattr(module, "0"), getattr(module, "2")
+    with pytest.warns(OnnxEiWarning, match=LEGACY):
+        topology = topology_of(module, torch.zeros(1, 4))
+    assert list(topology) == [first, last]
+    assert topology.nodes[first]["output"]["activation"] == "Relu"
+    options = {"samples": 500, "in_bins": 4, "out_bins": 4, "out_range": "dynamic"}
+    before = ei_parts(last, topology, **options)
+    with torch.no_grad():
+        last.weight[:, 1:] = 0
+    assert ei_parts(last, topology, **options) > before
 
 
 def test_a_file_that_does_something_else_is_not_written(tmp_path):

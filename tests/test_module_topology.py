@@ -465,12 +465,20 @@ class TestTypes:
             near(got, torch_run(lambda v: net[1](net[0](v)), x, dtype), tolerance)
         assert onnx_ei.ei_parts(net[0], top, **UNIT) > 0
 
-    def test_bfloat16_is_refused_with_a_remedy(self) -> None:
+    def test_bfloat16_runs_in_float32_and_says_so(self) -> None:
         net = nn.Sequential(nn.Linear(4, 3), nn.Sigmoid()).to(torch.bfloat16)
         top = topology_of(net, torch.zeros(1, 4, dtype=torch.bfloat16))
         assert top.nodes[net[0]]["output"]["activation"] is net[1]
-        with pytest.raises(UnsupportedModelError, match=r"BFLOAT16.*\.float\(\)"):
-            onnx_ei.ei_parts(net[0], top, **UNIT)
+        x = noise(5, 4)
+        for factor in (1, -3):
+            with torch.no_grad():
+                net[0].weight.mul_(factor)
+            (note,) = span_of(top, net[0]).notes
+            assert note.startswith("runs in float32: onnxruntime has no kernels")
+            wide = nn.Linear(4, 3)
+            wide.load_state_dict({k: v.float() for k, v in net[0].state_dict().items()})
+            near(run(top, net[0], x), torch_run(lambda v, wide=wide: torch.sigmoid(wide(v)), x))
+        assert onnx_ei.ei_parts(net[0], top, **UNIT) > 0
 
 
 class Recurrent(nn.Module):  # type: ignore[misc,name-defined]
@@ -1036,7 +1044,7 @@ class TestErrors:
             topology_of(module, torch.zeros(1, 3))
         text = str(caught.value)
         assert text.startswith(f"{kind.__name__} cannot be exported to ONNX: ")
-        assert "make its forward traceable" in text
+        assert "Make its forward traceable" in text
         assert "pass its path" in text
         assert "\n" not in text
         assert module.training

@@ -11,8 +11,10 @@ from onnx_ei._sampling.parameters import (
     _DEFAULTS,
     _SHARED_DOC,
     DEFAULT_MAX_SAMPLES,
+    SWEEP_SAMPLES,
     Options,
     Parameters,
+    Unasked,
 )
 
 NAMES = (
@@ -52,6 +54,8 @@ class TestParameters:
             ("threshold", 0, ValueError, "threshold must be above 0 and finite, got 0"),
             ("threshold", float("nan"), ValueError, "threshold must be above 0"),
             ("threshold", "x", TypeError, "threshold must be a number"),
+            ("tolerance", -1e-6, ValueError, "tolerance must be above 0 and finite, got -1e-06"),
+            ("tolerance", None, TypeError, "tolerance must be a number, got None"),
             ("in_bins", 0, ValueError, "in_bins must be from 1 to 65535, got 0"),
             ("in_bins", 70000, ValueError, "in_bins must be from 1 to 65535"),
             ("in_bins", "dynamic", TypeError, "in_bins must be a whole number"),
@@ -72,6 +76,17 @@ class TestParameters:
     def test_refuses(self, name: str, value: Any, error: type[Exception], message: str) -> None:
         with pytest.raises(error, match=message):
             Parameters(**{name: value})
+
+
+class TestUnasked:
+    def test_a_default_is_a_number_like_any_other_but_can_be_told(self) -> None:
+        assert SWEEP_SAMPLES == 500
+        assert repr(SWEEP_SAMPLES) == "500"
+        assert isinstance(SWEEP_SAMPLES, Unasked)
+        assert type(Parameters(samples=SWEEP_SAMPLES).samples) is int
+        for name in ("sensitivity", "sensitivity_matrix"):
+            shown = inspect.signature(getattr(measures, name)).parameters["samples"]
+            assert str(shown) == "samples: 'int | None' = 500"
 
 
 class TestWithOptions:

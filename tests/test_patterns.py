@@ -26,7 +26,9 @@ TANH_SCALE = math.sqrt(2 / math.pi)
 CONSTANTS = {
     "half": 0.5, "one": 1.0, "zero": 0.0, "six": 6.0, "sixth": 1 / 6, "three": 3.0, "root2": ROOT_2,
     "invroot2": 1 / ROOT_2, "cubic": 0.044715, "scale": TANH_SCALE, "twenty": 20.0, "two": 2.0,
-    "slope": 0.2, "k": 1.702, "minus2": -2.0, "pow3": 3.0, "beta2": 2.0,
+    "slope": 0.2, "k": 1.702, "minus2": -2.0, "pow3": 3.0, "beta2": 2.0, "minusroot": -1 / ROOT_2,
+    "minus1": -1.0, "twice": 2 * TANH_SCALE, "scale_selu": 1.05070099, "alpha_selu": 1.67326324,
+    "fifth": 0.2,
 }  # fmt: skip
 
 Nodes = Sequence[onnx.NodeProto]
@@ -164,6 +166,140 @@ PATTERNS: dict[str, tuple[str, tuple[float, float] | None, Nodes]] = {
     "Relu6 by Relu, Min": ("Relu6", None, [node("Relu", "h", "m"), node("Min", "m six", "y")]),
     "Relu6 by Min, Relu": ("Relu6", None, [node("Min", "h six", "m"), node("Relu", "m", "y")]),
     "Relu by Max": ("Relu", None, [node("Max", "zero h", "y")]),
+    # written out, as TensorFlow's and JAX's converters and hands do
+    "Relu by Where": (
+        "Relu", None, [node("Greater", "h zero", "g"), node("Where", "g h zero", "y")],
+    ),
+    "Relu by a mask": (
+        "Relu", None,
+        [
+            node("Greater", "h zero", "g"), node("Cast", "g", "c", to=TensorProto.FLOAT),
+            node("CastLike", "c h", "cl"), node("Mul", "h cl", "y"),
+        ],
+    ),
+    "LeakyRelu by Max": (
+        "LeakyRelu", None, [node("Mul", "h slope", "m"), node("Max", "h m", "y")],
+    ),
+    "LeakyRelu by Where": (
+        "LeakyRelu", None,
+        [
+            node("GreaterOrEqual", "h zero", "g"), node("Mul", "slope h", "m"),
+            node("Where", "g h m", "y"),
+        ],
+    ),
+    "PRelu by two ReLUs": (
+        "PRelu", None,
+        [
+            node("Relu", "h", "p"), node("Neg", "h", "n"), node("Relu", "n", "r"),
+            node("Mul", "r slopes", "m"), node("Sub", "p m", "y"),
+        ],
+    ),
+    "Elu by Where": (
+        "Elu", None,
+        [
+            node("Greater", "h zero", "g"), node("Exp", "h", "e"), node("Sub", "e one", "m"),
+            node("Where", "g h m", "y"),
+        ],
+    ),
+    "Elu, alpha, by Where twice": (
+        "Elu", (-0.5, 10),
+        [
+            node("Greater", "h zero", "g"), node("Where", "g zero h", "low"),
+            node("Exp", "low", "e"), node("Sub", "e one", "m"), node("Mul", "half m", "a"),
+            node("Where", "g h a", "y"),
+        ],
+    ),
+    "Selu by Where": (
+        "Selu", None,
+        [
+            node("Greater", "h zero", "g"), node("Exp", "h", "e"), node("Sub", "e one", "m"),
+            node("Mul", "alpha_selu m", "a"), node("Where", "g h a", "v"),
+            node("Mul", "v scale_selu", "y"),
+        ],
+    ),
+    "Celu by Max and Min": (
+        "Celu", (-2, 10),
+        [
+            node("Max", "h zero", "p"), node("Div", "h two", "d"), node("Exp", "d", "e"),
+            node("Sub", "e one", "m"), node("Mul", "m two", "a"), node("Min", "a zero", "n"),
+            node("Add", "p n", "y"),
+        ],
+    ),
+    "ThresholdedRelu by Where": (
+        "ThresholdedRelu", None, [node("Greater", "h two", "g"), node("Where", "g h zero", "y")],
+    ),
+    "Softplus, stable": (
+        "Softplus", None,
+        [
+            node("Max", "h zero", "p"), node("Abs", "h", "a"), node("Neg", "a", "n"),
+            node("Exp", "n", "e"), node("Add", "e one", "o"), node("Log", "o", "l"),
+            node("Add", "p l", "y"),
+        ],
+    ),
+    "Mish, Softplus by Exp": (
+        "Mish", None,
+        [
+            node("Exp", "h", "e"), node("Add", "one e", "o"), node("Log", "o", "l"),
+            node("Tanh", "l", "t"), node("Mul", "h t", "y"),
+        ],
+    ),
+    "Sigmoid by Exp": (
+        "Sigmoid", None,
+        [
+            node("Neg", "h", "n"), node("Exp", "n", "e"), node("Add", "e one", "o"),
+            node("Reciprocal", "o", "y"),
+        ],
+    ),
+    "Silu by Exp": (
+        "Silu", None,
+        [
+            node("Neg", "h", "n"), node("Exp", "n", "e"), node("Add", "e one", "o"),
+            node("Div", "h o", "y"),
+        ],
+    ),
+    "Tanh by Sigmoid": (
+        "Tanh", None,
+        [
+            node("Mul", "h two", "d"), node("Sigmoid", "d", "s"), node("Mul", "two s", "m"),
+            node("Sub", "m one", "y"),
+        ],
+    ),
+    "HardSigmoid, steeper": (
+        "HardSigmoid", None,
+        [node("Mul", "h fifth", "m"), node("Add", "m half", "a"), node("Clip", "a zero one", "y")],
+    ),
+    "HardSwish by a ramp": (
+        "HardSwish", None,
+        [
+            node("Mul", "h sixth", "m"), node("Add", "half m", "a"),
+            node("Clip", "a zero one", "c"), node("Mul", "c h", "y"),
+        ],
+    ),
+    "Hardtanh by Where": (
+        "Clip", (-1, 1),
+        [
+            node("Greater", "h one", "g"), node("Less", "h minus1", "l"),
+            node("Where", "l minus1 h", "v"), node("Where", "g one v", "y"),
+        ],
+    ),
+    "Clip by a ReLU of the negative": (
+        "Clip", (-10, 0), [node("Neg", "h", "n"), node("Relu", "n", "r"), node("Neg", "r", "y")],
+    ),
+    "Gelu by the complement of Erf": (
+        "Gelu", None,
+        [
+            node("Mul", "h minusroot", "d"), node("Erf", "d", "e"), node("Sub", "one e", "p"),
+            node("Mul", "h p", "m"), node("Mul", "half m", "y"),
+        ],
+    ),
+    "Gelu by Sigmoid": (
+        "Gelu", None,
+        [
+            node("Mul", "h h", "sq"), node("Mul", "sq h", "c"), node("Mul", "c cubic", "cc"),
+            node("Add", "h cc", "i"), node("Mul", "i twice", "z"), node("Sigmoid", "z", "s"),
+            node("Mul", "h s", "y"),
+        ],
+    ),
     "Clip by Min": ("Clip", (-10, 2), [node("Min", "h two", "y")]),
 }  # fmt: skip
 CASES = pytest.mark.parametrize("case", PATTERNS)
@@ -327,6 +463,18 @@ def test_a_gate_that_is_read_elsewhere_too() -> None:
         [node("Max", "h x", "y")],
         [node("PRelu", "h x", "y")],
         [node("Softmax", "h", "y")],
+        # gates by another tensor, and by what depends on one
+        [node("Greater", "x zero", "g"), node("Where", "g h zero", "y")],
+        [
+            node("Exp", "x", "e"), node("Add", "e one", "o"), node("Log", "o", "l"),
+            node("Mul", "h l", "y"),
+        ],
+        # known functions of something else than the pre-activation
+        [node("Add", "h three", "a"), node("Abs", "a", "b"), node("Log", "b", "y")],
+        [node("Abs", "h", "y")],
+        [node("Mul", "h h", "y")],
+        [node("Mul", "h slopes", "y")],
+        [node("Mul", "h two", "m"), node("Max", "h m", "y")],
         # almost HardSwish, GELU, SiLU
         [node("Add", "h three", "a"), node("Clip", "a zero six", "c"), node("Mul", "h c", "y")],
         [
@@ -345,6 +493,35 @@ def test_what_is_no_activation(nodes: Nodes) -> None:
     graph = graph_of(nodes)
     assert match_activation(value(graph, "h")) is None
     assert producing_activation(value(graph, "y")) is None
+
+
+def test_quantisation_in_the_middle_is_looked_through() -> None:
+    nodes = [
+        node("Sigmoid", "h", "s"), node("QuantizeLinear", "s step low", "q"),
+        node("DequantizeLinear", "q step low", "d"), node("Mul", "h d", "y"),
+    ]  # fmt: skip
+    extra = {"step": np.float32(1 / 255), "low": np.uint8(0)}
+    model = make(
+        [node("MatMul", "x w", "h"), *nodes], {"x": ("N", 4)}, ["y"], {"w": np.eye(4, dtype="f4")}
+        | extra, opset=20,
+    )  # fmt: skip
+    assert found(match_activation(value(load_model(model).ir.graph, "h"))) == ("Silu", "h", "y")
+
+
+def test_slopes_of_different_kinds_are_none_of_them() -> None:
+    """One channel is left as it is: as a whole, no activation of the table."""
+    nodes = [node("Mul", "h steep", "m"), node("Max", "h m", "y")]
+    weights = {"w": np.eye(4, dtype="f4"), "steep": np.array([0.1, 0.1, 0.1, 2], np.float32)}
+    model = make([node("MatMul", "x w", "h"), *nodes], {"x": ("N", 4)}, ["y"], weights)
+    assert match_activation(value(load_model(model).ir.graph, "h")) is None
+
+
+def test_a_relu_behind_a_relu_is_the_first_one() -> None:
+    nodes = [
+        node("Max", "h zero", "a"), node("Abs", "a", "b"), node("Identity", "b", "c"),
+        node("Mul", "c x", "y"),
+    ]  # fmt: skip
+    assert found(match_activation(value(graph_of(nodes), "h"))) == ("Relu", "h", "a")
 
 
 def test_a_constant_added_is_no_part_of_an_activation() -> None:

@@ -119,6 +119,72 @@ class TestWhatIsWritten:
         assert caught[0].filename == __file__
 
 
+class TestWhatJudges:
+    def test_is_written_and_read(self, path: Path, topology: Any) -> None:
+        groups = [((0,), (0,)), ((0, 1, 2), (0, 1, 2, 3))]
+        options = OPTIONS | {"in_bins": 64, "groups": groups}
+        with Recorder(path, topology, ("ei", "eis_between_groups"), "fc1", **options) as recorder:
+            found = recorder.record(0)["fc1"]
+        (row,) = read_records(path).rows
+        for name, point in row.points.items():
+            for field in ("method", "singletons", "adequacy", "reliable"):
+                assert getattr(point, field) == getattr(found[name], field)
+            assert point.saturation == pytest.approx(found[name].saturation, rel=1e-5)
+            assert point.upper_bound == pytest.approx(found[name].upper_bound, rel=1e-5)
+        assert row.points["ei"].adequacy == "unreliable"
+        assert row.points["ei"].n_states == list(found["ei"].n_states)  # type: ignore[arg-type]
+        assert row.points["eis_between_groups"].reliable == [True, False]
+
+    def older(self, path: Path, fields: tuple[str, ...]) -> None:
+        """Leave a file as a version that knew only these fields would have written it."""
+        kept = [FIELDS.index(field) for field in fields]
+        header, *rows = map(json.loads, path.read_text().splitlines())
+        header["fields"] = list(fields)
+        for row in rows:
+            row["points"] = {n: [point[i] for i in kept] for n, point in row["points"].items()}
+        lines = (json.dumps(line, separators=(",", ":")) for line in (header, *rows))
+        path.write_text("".join(line + "\n" for line in lines))
+
+    def test_a_file_of_an_earlier_version_is_read_judged_and_continued(
+        self, path: Path, topology: Any
+    ) -> None:
+        recorded(path, topology, 0)
+        whole = read_records(path).rows[0].points["ei"]
+        self.older(path, FIELDS[:6])
+        for row in read_records(path).rows:
+            for point in row.points.values():
+                assert point.method is point.singletons is None
+                assert point.adequacy == ("adequate" if point.coverage >= 0.95 else "undersampled")
+                assert point.reliable is True
+        assert read_records(path).rows[0].points["ei"].adequacy == whole.adequacy
+        recorded(path, topology, 50)
+        read = read_records(path)
+        assert read.series("ei", "fc1")[0].tolist() == [0, 50]
+        assert [row.points["ei"].value for row in read.rows if row.layer == "fc1"] == 2 * [
+            whole.value
+        ]
+
+    def test_groups_of_an_earlier_version(self, path: Path, topology: Any) -> None:
+        groups = [((0,), (0,)), ((0, 1, 2), (0, 1, 2, 3))]
+        options = OPTIONS | {"in_bins": 64, "groups": groups}
+        with Recorder(path, topology, ("eis_between_groups",), "fc1", **options) as recorder:
+            recorder.record(0)
+        self.older(path, FIELDS[:6])
+        point = read_records(path).rows[0].points["eis_between_groups"]
+        assert (point.adequacy, point.reliable) == (["adequate", "unreliable"], [True, False])
+
+    def test_a_file_of_a_later_version_is_not_continued(self, path: Path, topology: Any) -> None:
+        recorded(path, topology, 0)
+        path.write_text(path.read_text().replace('"reliable"]', '"reliable","later"]'))
+        with pytest.raises(ValueError, match=r"was recorded with fields=\[.*'later'\], not \["):
+            recorded(path, topology, 1)
+
+    def test_the_stored_results_are_read(self) -> None:
+        stored = Path(__file__).resolve().parent.parent / "examples" / "iris" / "results.jsonl"
+        points = [row.points["ei"] for row in read_records(stored).rows]
+        assert {point.adequacy for point in points} == {"adequate", "undersampled"}
+
+
 class TestLayers:
     def test_all_that_can_be_measured(self, path: Path) -> None:
         topology = topology_of(mixed_model())
@@ -334,5 +400,6 @@ class TestSeries:
 
     def test_every_field_of_a_measurement_that_judges_it(self, recording: Any) -> None:
         assert FIELDS == (
-            "value", "stderr", "n_samples", "coverage", "converged", "out_of_range"
+            "value", "stderr", "n_samples", "coverage", "converged", "out_of_range", "method",
+            "singletons", "n_states", "saturation", "upper_bound", "adequacy", "reliable",
         )  # fmt: skip

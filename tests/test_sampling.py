@@ -19,7 +19,6 @@ from onnx_ei.errors import (
     NotConvergedWarning,
     OutOfRangeWarning,
     UndersampledWarning,
-    UnsupportedModelError,
 )
 from onnx_ei.results import Measurement
 
@@ -591,7 +590,6 @@ class TestSample:
             ({"against": "ei_parts"}, TypeError, "against is for 'degeneracy' only"),
             ({"name": "degeneracy", "against": "phi"}, ValueError, "unknown against 'phi'"),
             ({"extrapolate": True}, ValueError, "extrapolate=True is for 'ei_parts' only"),
-            ({"method": "exact"}, UnsupportedModelError, "not available for layer 'fake' yet"),
         ],
     )
     def test_refuses(self, arguments: dict[str, Any], error: type[Exception], message: str) -> None:
@@ -666,6 +664,36 @@ class TestProgress:
         )
         assert told[-1] == (9000, 9000)
         assert [done for done, _ in told] == sorted(done for done, _ in told)
+
+    # 2^20 states are not for 20,000 samples
+    @pytest.mark.filterwarnings("ignore::onnx_ei.errors.UndersampledWarning")
+    @pytest.mark.parametrize("name", ["ei_parts", "ei", "sensitivity", "phi", "degeneracy"])
+    @pytest.mark.parametrize("memory_limit", [None, 200_000])
+    @pytest.mark.parametrize("out_range", [(0.0, 1.0), "dynamic"])
+    def test_stages_are_planned_whole(
+        self, name: str, memory_limit: int | None, out_range: Any
+    ) -> None:
+        told: list[tuple[int, int]] = []
+        found = measured(
+            name,
+            layer(np.eye(20, 6), sigmoid),
+            (20, 6),
+            in_bins=2,
+            out_bins=2,
+            out_range=out_range,
+            max_samples=20_000,
+            memory_limit=memory_limit,
+            progress=lambda done, total: told.append((done, total)),
+            **({} if name in ("ei_parts", "sensitivity") else {"samples": 20_000}),
+        )
+        done, total = np.array(told).T
+        assert found.n_samples == 20_000
+        assert np.all(np.diff(done) > 0)
+        assert np.all(np.diff(total) >= 0)
+        assert np.all(done <= total)
+        assert done[-1] == total[-1]
+        # two stages, each with two samplers, the range first: not one for each tile of units
+        assert len(set(total)) <= 5
 
     def test_a_bar_goes_to_stderr(self, capsys: pytest.CaptureFixture[str]) -> None:
         measured("ei", identity, (1, 1), samples=3000, in_bins=4, progress=True)

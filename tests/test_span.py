@@ -464,22 +464,6 @@ def lstm_model() -> onnx.ModelProto:
     return build(nodes, weights, {"x": (6, 1, 3)})
 
 
-def test_quantised_layers_have_a_reason() -> None:
-    nodes = [
-        node("QuantizeLinear", "x s z", "q"),
-        node("QLinearMatMul", "q s z w s z s z", "p"),
-        node("DequantizeLinear", "p s z", "y"),
-    ]
-    weights = {
-        "s": np.float32(0.1),
-        "z": np.uint8(128),
-        "w": np.full((3, 4), 130, np.uint8),
-    }
-    topology = topology_of(build(nodes, weights, {"x": ("N", 3)}))
-    with pytest.raises(UnsupportedModelError, match="quantised integer tensor"):
-        span_of(topology, "w")
-
-
 def test_integer_ends_have_a_reason() -> None:
     nodes = [
         node("Cast", "x", "i", to=TensorProto.INT32),
@@ -542,3 +526,24 @@ def test_vector_weights_take_the_unit_axis_away() -> None:
         got = run(span, x)
         want = x @ random(3)
         np.testing.assert_allclose(got, want.reshape(got.shape), rtol=1e-4, atol=1e-6)
+
+
+def test_a_span_that_cannot_run_alone_since_its_length_is_open() -> None:
+    """Time first, and open: what counts samples there cannot be told from what counts steps."""
+    nodes = [
+        node("Transpose", "x", "t", perm=[1, 0, 2]),
+        node("MatMul", "t w", "h"),
+        node("Reshape", "h six", "r"),
+        node("MatMul", "r v", "y"),
+    ]
+    weights = {"w": W1, "six": np.array([-1, 6, 4]), "v": W3}
+    proto = build(nodes, weights, {"x": ("N", "T", 3)})
+    with pytest.raises(
+        UnsupportedModelError,
+        match=r"does not run on its own: .*the shape of 't' is open: pass an example input",
+    ):
+        span_of(topology_of(proto), "v", in_layer="w")
+    span = span_of(topology_of(proto, random(1, 6, 3)), "v", in_layer="w", positions="all")
+    x = random(2, 6, 3)
+    want = (x @ W1) @ W3
+    np.testing.assert_allclose(run(span, x), want.reshape(2, -1), rtol=1e-4, atol=1e-5)

@@ -340,13 +340,24 @@ def test_weights_behind_other_operators(behind: Nodes, name: str, size: int) -> 
 # --- what cannot be measured -----------------------------------------------------------------
 
 
-def test_quantised_layers_have_a_reason() -> None:
+def test_integers_of_no_known_scale_have_a_reason() -> None:
     nodes = [
-        node("DynamicQuantizeLinear", "x", "xq xs xz"), node("MatMulInteger", "xq w xz", "i"),
+        node("Cast", "x", "q", to=TensorProto.UINT8), node("MatMulInteger", "q w", "i"),
         node("Cast", "i", "y", to=FLOAT),
     ]  # fmt: skip
     topology = dense(nodes, {"w": np.ones((4, 3), np.int8)})
-    assert "quantised integer" in topology.nodes["w"]["reason"]
+    assert "input 'q' is a quantised integer tensor of no known" in topology.nodes["w"]["reason"]
+
+
+def test_integers_that_nothing_makes_real_have_a_reason() -> None:
+    nodes = [
+        node("DynamicQuantizeLinear", "x", "q s z"), node("MatMulInteger", "q w z", "i"),
+        node("Mod", "i two", "m"), node("Cast", "m", "y", to=FLOAT),
+    ]  # fmt: skip
+    topology = dense(nodes, {"w": np.ones((4, 3), np.int8), "two": np.array([2], np.int32)})
+    assert topology.nodes["w"]["reason"] == (
+        "its output is of type INT32, and nothing makes real numbers of it"
+    )
 
 
 def test_integer_layers_have_a_reason() -> None:

@@ -6,11 +6,13 @@ over a whole cut, from its target back to its source.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from onnx_ei._graph.listing import Listing, all_inputs, branches
 from onnx_ei._graph.receptive import Demand, demand
+from onnx_ei._graph.unknown import shown, unknown_nodes
 from onnx_ei._graph.windows import Window, dims_of, full, union
 from onnx_ei.errors import UnsupportedModelError
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
 
     from onnx_ei.activations import Activation
 
-__all__ = ["Cut", "NotLocalError", "Plan", "is_fixed", "make_plan", "nodes_between"]
+__all__ = ["Cut", "NotLocalError", "Plan", "make_plan", "nodes_between"]
 
 
 class NotLocalError(Exception):
@@ -46,6 +48,10 @@ class Cut:
     batch : int
         The size that the model's first axis has where it counts samples: 1, or what the file
         fixes.
+    notes : tuple of str
+        What was decided about it.
+    open_sizes : frozenset of str
+        Tensors that it reads and that nothing is known of: sizes that follow from open shapes.
     """
 
     source: ir.Value
@@ -55,6 +61,8 @@ class Cut:
     opsets: dict[str, int]
     activation: Activation | None
     batch: int
+    notes: tuple[str, ...] = ()
+    open_sizes: frozenset[str] = frozenset()
 
     def is_batch(self, size: int | None) -> bool:
         """Say whether a tensor's first axis, of this size, counts samples."""
@@ -64,13 +72,17 @@ class Cut:
 # --- what belongs to it ------------------------------------------------------------------------
 
 
-def nodes_between(source: ir.Value, target: ir.Value) -> tuple[list[ir.Node], list[ir.Value]]:
+def nodes_between(
+    source: ir.Value, target: ir.Value, listing: Listing | None = None
+) -> tuple[list[ir.Node], list[ir.Value]]:
     """Return the nodes on the paths from source to target, and the other tensors they need.
 
     Parameters
     ----------
     source, target : onnx_ir.Value
         The ends; the target depends on the source.
+    listing : Listing, optional
+        Of the graph that holds both; made afresh without.
 
     Returns
     -------
@@ -82,13 +94,14 @@ def nodes_between(source: ir.Value, target: ir.Value) -> tuple[list[ir.Node], li
     Raises
     ------
     UnsupportedModelError
-        If there is control flow among the nodes.
+        If there is control flow among the nodes, or an operator that nobody knows.
     """
-    graph = target.producer().graph  # type: ignore[union-attr]
+    if listing is None:
+        listing = Listing(target.producer().graph)  # type: ignore[union-attr, arg-type]
     reached = {id(source)}
     after = []
-    for node in graph:  # type: ignore[union-attr]
-        if any(id(v) in reached for v in _all_inputs(node)):
+    for node in listing.between(source, target):
+        if any(id(v) in reached for v in all_inputs(node)):
             reached.update(id(v) for v in node.outputs)
             after.append(node)
     needed = {id(target)}
@@ -99,42 +112,20 @@ def nodes_between(source: ir.Value, target: ir.Value) -> tuple[list[ir.Node], li
             nodes.append(node)
     nodes.reverse()
     for node in nodes:
-        if any(True for _ in _branches(node)):
+        if any(True for _ in branches(node)):
             raise UnsupportedModelError(
-                f"control flow inside the span: node {node.name!r} ({node.op_type})"
+                f"control flow inside the span: node {node.name!r} ({node.op_type}), which the "
+                "data decides; measure the layers before it and behind it, each side by itself, or "
+                "export the model without it"
             )
+    if unknown := unknown_nodes(nodes):
+        raise UnsupportedModelError(f"inside the span: {shown(unknown)}")
     sides: dict[int, ir.Value] = {}
     for node in nodes:
         for value in node.inputs:
-            if value is not None and id(value) not in reached and not is_fixed(value):
+            if value is not None and id(value) not in reached and not listing.is_fixed(value):
                 sides[id(value)] = value
     return nodes, list(sides.values())
-
-
-def is_fixed(value: ir.Value) -> bool:
-    """Say whether a value depends on weights alone."""
-    if value.const_value is not None:
-        return True
-    producer = value.producer()
-    if producer is None:
-        return False
-    return all(is_fixed(v) for v in _all_inputs(producer))
-
-
-def _all_inputs(node: ir.Node) -> Iterator[ir.Value]:
-    """Yield a node's inputs, and what its branches capture from outside."""
-    yield from (v for v in node.inputs if v is not None)
-    for graph in _branches(node):
-        for inner in graph:
-            yield from _all_inputs(inner)
-
-
-def _branches(node: ir.Node) -> Iterator[ir.Graph]:
-    for attribute in node.attributes.values():
-        if attribute.type.name == "GRAPH":
-            yield attribute.as_graph()
-        elif attribute.type.name == "GRAPHS":
-            yield from attribute.as_graphs()
 
 
 # --- the plan ----------------------------------------------------------------------------------
@@ -181,10 +172,12 @@ def make_plan(cut: Cut, window: Window, *, local: bool) -> Plan:
         wanted[id(cut.target)] = window
     inside = {id(v) for n in cut.nodes for v in n.outputs} | {id(cut.source)}
     for node in reversed(cut.nodes):
-        reads = _plan_node(plan, node, _window_wanted(node, wanted) if local else None)
+        parts = {i: wanted[id(v)] for i, v in enumerate(node.outputs) if id(v) in wanted}
+        need = demand(node, parts, narrow=True) if local and parts else None
+        reads = _plan_node(plan, node, parts, need)
         for index, value in enumerate(node.inputs):
             part = reads[index]
-            if value is None:
+            if value is None or not (need is None or need.needs(index)):
                 continue
             if part is None and id(value) in inside:
                 part = _all_of(value)
@@ -202,20 +195,14 @@ def _all_of(value: ir.Value) -> Window:
     return full(len(dims_of(value) or ()))
 
 
-def _plan_node(plan: Plan, node: ir.Node, output: Window | None) -> Sequence[Window | None]:
-    """Plan how one node makes a window of its output; return what it reads."""
-    need = None if output is None else demand(node, output)
-    if need is None or output is None:
-        for value in node.outputs:
-            plan.made[id(value)] = _all_of(value)
+def _plan_node(
+    plan: Plan, node: ir.Node, parts: Mapping[int, Window], need: Demand | None
+) -> Sequence[Window | None]:
+    """Plan how one node makes the windows wanted of its outputs; return what it reads."""
+    for index, value in enumerate(node.outputs):
+        part = None if need is None else need.made.get(index, parts.get(index))
+        plan.made[id(value)] = _all_of(value) if part is None else part
+    if need is None:
         return [None if v is None else _all_of(v) for v in node.inputs]
-    plan.made[id(node.outputs[0])] = output
     plan.demands[id(node)] = need
     return need.inputs
-
-
-def _window_wanted(node: ir.Node, wanted: dict[int, Window]) -> Window | None:
-    """Return the window wanted of a node's only used output, or None: compute it whole."""
-    if any(id(v) in wanted for v in node.outputs[1:]):
-        return None
-    return wanted.get(id(node.outputs[0]))

@@ -151,7 +151,7 @@ def fix_shapes(
         if v.shape is not None and len(v.shape) and not isinstance(d := v.shape[0], int)
     }
     batch = (batch | _BATCH_NAMES) - {None}
-    still_open = {}
+    still_open: dict[str, tuple[int | None, ...]] = {}
     for value in model.graph.inputs:
         name = str(value.name)
         dims: list[int | None]
@@ -159,6 +159,7 @@ def fix_shapes(
             feeds[name] = _one_sample(feeds[name], value, batch)
             dims = list(feeds[name].shape)
         elif value.shape is None:
+            still_open[name] = ()  # not even the rank is known
             continue
         else:
             dims = [

@@ -76,12 +76,15 @@ def weight_name(
     value = None if op.weight is None else node.inputs[op.weight]
     if value is None or value.name is None or varies(value):
         return None
-    if value.name in origins:
-        return origins[value.name]
-    return value.name if value.const_value is not None else None
+    name = origins.get(value.name, value.name if value.const_value is not None else None)
+    return None if name is None else _QUANTISED_ENDINGS.sub("", name) or name
 
 
-_WEIGHT_SUFFIXES = (".weight", ".kernel", ".weight_orig", ".weight_quantized")
+_WEIGHT_SUFFIXES = (".weight", ".kernel", ".weight_orig")
+# What quantisers put behind the name of a weight; onnxruntime's transposes a Gemm's first.
+_QUANTISED_ENDINGS = re.compile(
+    r"(_Transposed)?(_quantized|_quant|_DequantizeLinear(_Output)?|(_DQ)?_Q\d+(G\d+)?|_int8|_uint8)$"
+)
 _MODULE_PATH = re.compile(r"^[A-Za-z_0-9]+(\.[A-Za-z_0-9]+)*$")
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
+
+from onnx_ei._graph.einsum import mixes, roles_of_output
+from onnx_ei._graph.reductions import REDUCTIONS, roles_of_pooled
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-__all__ = ["KEEPING", "LayerOp", "is_affine", "is_weight", "layer_op"]
+__all__ = ["KEEPING", "KNOWN_DOMAINS", "LayerOp", "is_affine", "is_weight", "layer_op"]
 
 #: Operators that move values without changing them.
 KEEPING = frozenset(
@@ -21,9 +24,9 @@ _POOLS = frozenset(
 )
 _CONVOLUTIONS = frozenset({"Conv", "FusedConv", "ConvTranspose"})
 _PRODUCTS = frozenset({"Gemm", "MatMul", "FusedMatMul", "FusedGemm", "GemmFastGelu"})
-_QUANTISED_PRODUCTS = frozenset({"DynamicQuantizeMatMul", "MatMulNBits"})
+_PACKED_PRODUCTS = frozenset({"DynamicQuantizeMatMul", "MatMulNBits", "MatMulBnb4"})
 _INTEGER = {
-    # operator -> (index of the data, index of the weight)
+    # operator -> (index of the data, index of the weight), which a product may have the other way
     "QLinearConv": (0, 3),
     "QLinearMatMul": (0, 3),
     "ConvInteger": (0, 1),
@@ -33,23 +36,29 @@ _INTEGER = {
     "QLinearAveragePool": (0, None),
     "QLinearGlobalAveragePool": (0, None),
 }
-_RECURRENT = frozenset({"RNN", "LSTM", "GRU"})
-_QUANTISED_RECURRENT = frozenset({"DynamicQuantizeLSTM"})
-_ATTENTION = frozenset({"Attention", "MultiHeadAttention", "GroupQueryAttention", "QAttention"})
+_RECURRENT = frozenset({"RNN", "LSTM", "GRU", "DynamicQuantizeLSTM"})
+_ATTENTION = frozenset({"Attention", "QAttention"})
 _PREDICTORS = frozenset(
     {
         "TreeEnsemble", "TreeEnsembleClassifier", "TreeEnsembleRegressor", "SVMClassifier",
         "SVMRegressor", "LinearClassifier", "LinearRegressor",
     }
 )  # fmt: skip
+#: Domains whose operators are ONNX's own, or come with onnxruntime.
+KNOWN_DOMAINS = frozenset(
+    {
+        "", "ai.onnx", "ai.onnx.ml", "ai.onnx.preview", "ai.onnx.preview.training",
+        "ai.onnx.training", "com.microsoft", "com.microsoft.nchwc", "com.microsoft.experimental",
+        "com.ms.internal.nhwc", "org.pytorch.aten", "pkg.onnxscript.torch_lib",
+    }
+)  # fmt: skip
 
-_INTEGER_REASON = (
-    "its input is a quantised integer tensor: uniform noise on a range of real numbers is not "
-    "defined there"
-)
-_RECURRENT_REASON = "a quantised recurrent layer: its scales couple the steps of a sequence"
-_ATTENTION_REASON = "a fused attention operator: its tokens are coupled"
 _PREDICTOR_REASON = "an opaque predictor ({}): no tensor of units enters it"
+_CUSTOM_REASON = (
+    "operator {} of domain {!r} is of neither ONNX nor onnxruntime: what it computes of its weight "
+    "{!r} is known only to its custom-op library, which is not loaded; export the model with "
+    "standard operators to measure it"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,19 +68,24 @@ class LayerOp:
     Attributes
     ----------
     kind : str
-        ``"dense"``, ``"conv"``, ``"pool"``, ``"recurrent"``, ``"attention"`` or ``"predictor"``.
+        ``"dense"``, ``"conv"``, ``"pool"``, ``"recurrent"``, ``"attention"``, ``"predictor"`` or
+        ``"custom"``.
     data : int
         Index of the input that carries the units.
     weight : int or None
         Index of the input that carries the weights.
     reason : str or None
         Why a layer of this kind cannot be measured.
+    roles : tuple of str or None
+        What each axis of its output counts: ``"batch"``, ``"unit"`` or ``"position"``; None where
+        the kind says it.
     """
 
     kind: str
     data: int = 0
     weight: int | None = None
     reason: str | None = None
+    roles: tuple[str, ...] | None = None
 
 
 def layer_op(node: ir.Node, varies: Callable[[ir.Value | None], bool]) -> LayerOp | None:
@@ -87,34 +101,39 @@ def layer_op(node: ir.Node, varies: Callable[[ir.Value | None], bool]) -> LayerO
     Returns
     -------
     LayerOp or None
-        None for glue: products of two activations, elementwise operators, everything unknown.
+        None for glue: products of two activations, elementwise operators, norms, everything
+        unknown. An operator of an unknown domain is a layer where it has a weight.
     """
-    op = node.op_type
+    op, domain = node.op_type, node.domain
+    if domain not in KNOWN_DOMAINS:
+        return _custom(node, varies)
     if op in _PRODUCTS:
         return _product(node, varies)
-    if op in _CONVOLUTIONS or op in _QUANTISED_PRODUCTS:
+    if op == "Einsum":
+        found = _product(node, varies) if len(node.inputs) == 2 else None
+        if found is None or not mixes(node, found.data):
+            return None
+        return replace(found, roles=roles_of_output(node, found.data))
+    if op in _CONVOLUTIONS or op in _PACKED_PRODUCTS:
         kind = "conv" if op in _CONVOLUTIONS else "dense"
         fixed = varies(node.inputs[0]) and not varies(node.inputs[1])
         return LayerOp(kind=kind, weight=1) if fixed else None
     if op in _POOLS:
         return LayerOp(kind="pool") if varies(node.inputs[0]) else None
+    if op in REDUCTIONS:
+        roles = roles_of_pooled(node, varies)
+        return None if roles is None else LayerOp(kind="pool", roles=roles)
     if op in _INTEGER:
-        data, weight = _INTEGER[op]
-        fixed = weight is None or not varies(node.inputs[weight])
-        if not (varies(node.inputs[data]) and fixed):
-            return None
-        kind = "conv" if "Conv" in op else "pool" if "Pool" in op else "dense"
-        return LayerOp(kind=kind, data=data, weight=weight, reason=_INTEGER_REASON)
+        return _integer(node, varies)
     if op in _RECURRENT:
         fixed = not any(varies(v) for v in node.inputs[1:3])
         return LayerOp(kind="recurrent", weight=1) if fixed else None
-    if op in _QUANTISED_RECURRENT:
-        return LayerOp(kind="recurrent", weight=1, reason=_RECURRENT_REASON)
-    if op in _ATTENTION and node.domain == "com.microsoft":
-        # in the others, input 1 is the keys
-        weight = 1 if op in ("Attention", "QAttention") else None
-        return LayerOp(kind="attention", weight=weight, reason=_ATTENTION_REASON)
-    if op in _PREDICTORS and node.domain == "ai.onnx.ml":
+    if op in _ATTENTION and domain == "com.microsoft":
+        # ONNX's own, and those that read queries, keys and values, have no weights: they are glue
+        fixed = varies(node.inputs[0]) and not varies(node.inputs[1])
+        roles = ("batch", "position", "unit")
+        return LayerOp(kind="attention", weight=1, roles=roles) if fixed else None
+    if op in _PREDICTORS and domain == "ai.onnx.ml":
         return LayerOp(kind="predictor", reason=_PREDICTOR_REASON.format(op))
     return None
 
@@ -124,6 +143,30 @@ def _product(node: ir.Node, varies: Callable[[ir.Value | None], bool]) -> LayerO
     if left == right:
         return None
     return LayerOp(kind="dense", data=0 if left else 1, weight=1 if left else 0)
+
+
+def _integer(node: ir.Node, varies: Callable[[ir.Value | None], bool]) -> LayerOp | None:
+    op = node.op_type
+    data, weight = _INTEGER[op]
+    if weight is None:
+        return LayerOp(kind="pool") if varies(node.inputs[data]) else None
+    left, right = varies(node.inputs[data]), varies(node.inputs[weight])
+    if left == right or (right and "MatMul" not in op):
+        return None
+    kind = "conv" if "Conv" in op else "dense"
+    return LayerOp(kind=kind, data=data if left else weight, weight=weight if left else data)
+
+
+def _custom(node: ir.Node, varies: Callable[[ir.Value | None], bool]) -> LayerOp | None:
+    """Take an unknown operator for a layer where it has a matrix and something to put it on."""
+    data = next((i for i, v in enumerate(node.inputs) if varies(v)), None)
+    for place, value in enumerate(node.inputs):
+        tensor = None if value is None else value.const_value
+        if data is None or value is None or tensor is None or len(tensor.shape) < 2:
+            continue
+        reason = _CUSTOM_REASON.format(node.op_type, node.domain, value.name)
+        return LayerOp(kind="custom", data=data, weight=place, reason=reason)
+    return None
 
 
 def is_affine(node: ir.Node, x: ir.Value, varies: Callable[[ir.Value | None], bool]) -> bool:

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from onnx_ei._graph.operators import is_weight
+from onnx_ei._graph.operators import KNOWN_DOMAINS, is_weight
+from onnx_ei._graph.written import Kind, written_out
 from onnx_ei.activations import ACTIVATIONS
 
 if TYPE_CHECKING:
@@ -106,15 +107,25 @@ Found = tuple[str, "tuple[float, float]", "ir.Value", "list[ir.Node]"]
 
 
 def _candidates(x: ir.Value) -> Iterator[Found]:
+    nodes = [node for node in readers(x) if node.domain in KNOWN_DOMAINS]
     # the long patterns first: they contain the short ones
-    for node in readers(x):
-        yield from _products(x, node)
-    for node in readers(x):
-        yield from _gelu(x, node)
-    for node in readers(x):
-        yield from _softplus(x, node)
-    for node in readers(x):
-        yield from _single(x, node)
+    for matcher in (_products, _single):
+        for node in nodes:
+            yield from matcher(x, node)
+    for kind, output, used in written_out(x):
+        yield (*_named(kind), output, used)
+
+
+def _named(kind: Kind) -> tuple[str, tuple[float, float]]:
+    """Return a function's name and default range, by its parameter."""
+    name, parameter = kind
+    if isinstance(parameter, tuple):
+        return _clip_name(*(round(end, 3) + 0.0 for end in parameter))  # -0 is 0
+    if parameter is None or name in ("LeakyRelu", "ThresholdedRelu"):
+        return name, _default(name)
+    if name in ("Elu", "Celu"):
+        return name, (min(0.0, -round(parameter, 3)), 10.0)
+    return next(_gated(parameter))
 
 
 def _default(name: str) -> tuple[float, float]:
@@ -251,145 +262,8 @@ def _products(x: ir.Value, node: ir.Node) -> Iterator[Found]:
         gate, used = inner.outputs[0], [node, inner]
     elif node.op_type == "Softplus" and (inner := _only(gate, "Tanh")) is not None:
         gate, used, name = inner.outputs[0], [node, inner], "Mish"
-    elif node.op_type == "Add" and scalar(_other(node, x)) == 3.0:
-        yield from _hard_swish(x, node)
-        return
     else:
         return
     product = _only(gate, "Mul")
     if product is not None and _other(product, gate) is x:
         yield name, limits or _default(name), product.outputs[0], [*used, product]
-
-
-def _hard_swish(x: ir.Value, node: ir.Node) -> Iterator[Found]:
-    """``x * clip(x + 3, 0, 6) / 6`` in either order of the last two."""
-    after = readers(node.outputs[0])
-    if len(after) != 1:
-        return
-    for name, _, clipped, used in _single(node.outputs[0], after[0]):
-        if name != "Relu6":
-            continue
-        for first in readers(clipped):
-            chain = [node, *used, first]
-            if first.op_type == "Mul" and _other(first, clipped) is x:
-                last = next(iter(readers(first.outputs[0])), None)
-                if last is not None and _is_sixth(last, first.outputs[0]):
-                    yield "HardSwish", _default("HardSwish"), last.outputs[0], [*chain, last]
-            elif _is_sixth(first, clipped):
-                last = _only(first.outputs[0], "Mul")
-                if last is not None and _other(last, first.outputs[0]) is x:
-                    yield "HardSwish", _default("HardSwish"), last.outputs[0], [*chain, last]
-                else:
-                    yield "HardSigmoid", (0.0, 1.0), first.outputs[0], chain
-
-
-def _is_sixth(node: ir.Node, x: ir.Value) -> bool:
-    factor = scalar(_other(node, x))
-    if factor is None or (node.inputs[0] is not x and node.op_type == "Div"):
-        return False
-    wanted = {"Div": 6.0, "Mul": 1 / 6}.get(node.op_type)
-    return wanted is not None and abs(factor - wanted) < 1e-3  # 1/6 in bfloat16
-
-
-def _gelu(x: ir.Value, node: ir.Node) -> Iterator[Found]:
-    """``0.5 x (1 + Erf(x / sqrt 2))`` and the Tanh approximation, products in any order."""
-    core = _erf_core(x, node)
-    if core is None:
-        core = _tanh_core(x)
-    if core is None:
-        return
-    used = core
-    plus = _only(used[-1].outputs[0], "Add")
-    if plus is None or scalar(_other(plus, used[-1].outputs[0])) != 1.0:
-        return
-    used = [*used, plus]
-    value, saw_x, saw_half = plus.outputs[0], False, False
-    halves = [n for n in readers(x) if n.op_type == "Mul" and scalar(_other(n, x)) == 0.5]
-    while not (saw_x and saw_half):
-        product = _only(value, "Mul")
-        if product is None:
-            return
-        other = _other(product, value)
-        if other is x and not saw_x:
-            saw_x = True
-        elif scalar(other) == 0.5 and not saw_half:
-            saw_half = True
-        elif halves and other is halves[0].outputs[0] and not (saw_x or saw_half):
-            saw_x = saw_half = True
-            used = [*used, halves[0]]
-        else:
-            return
-        used, value = [*used, product], product.outputs[0]
-    yield "Gelu", _default("Gelu"), value, used
-
-
-def _erf_core(x: ir.Value, node: ir.Node) -> list[ir.Node] | None:
-    factor = scalar(_other(node, x))
-    if factor is None:
-        return None
-    scaled = {"Div": 2**0.5, "Mul": 2**-0.5}.get(node.op_type)
-    if scaled is None or abs(factor - scaled) > 1e-3:
-        return None
-    erf = _only(node.outputs[0], "Erf")
-    return None if erf is None else [node, erf]
-
-
-def _tanh_core(x: ir.Value) -> list[ir.Node] | None:
-    """``Tanh(sqrt(2/pi) (x + 0.044715 x^3))``: every path from ``x`` to the Tanh."""
-    inner: list[ir.Node] = []
-    frontier = [n for n in readers(x) if n.op_type in ("Pow", "Mul", "Add")]
-    tanh: ir.Node | None = None
-    constants: list[float] = []
-    for _ in range(6):
-        following = []
-        for node in frontier:
-            if node.op_type == "Tanh":
-                tanh = node
-            elif node.op_type in ("Pow", "Mul", "Add") and node not in inner:
-                inner.append(node)
-                constants += [c for v in node.inputs if (c := scalar(v)) is not None]
-                following += readers(node.outputs[0])
-        frontier = following
-        if tanh is not None:
-            break
-    if tanh is None or not any(abs(c - 0.044715) < 1e-4 for c in constants):
-        return None
-    before = _ancestors(tanh, x)
-    return [n for n in inner if id(n) in before] + [tanh]
-
-
-def _ancestors(node: ir.Node, stop: ir.Value) -> set[int]:
-    seen: set[int] = set()
-    stack = [node]
-    while stack:
-        for value in stack.pop().inputs:
-            producer = None if value is None or value is stop else value.producer()
-            if producer is not None and id(producer) not in seen:
-                seen.add(id(producer))
-                stack.append(producer)
-    return seen
-
-
-def _softplus(x: ir.Value, node: ir.Node) -> Iterator[Found]:
-    """``Where(x > threshold, x, Softplus(x))``, ``Log(1 + Exp(x))``; Softsign ``x / (1 + |x|)``."""
-    if node.op_type == "Softplus":
-        where = _only(node.outputs[0], "Where")
-        if where is not None and where.inputs[1] is x:
-            test = where.inputs[0].producer() if where.inputs[0] is not None else None
-            if test is not None and test.op_type == "Greater" and test.inputs[0] is x:
-                used = [node, where, test]
-                yield "Softplus", _default("Softplus"), where.outputs[0], used
-    elif node.op_type == "Exp":
-        plus = _only(node.outputs[0], "Add")
-        if plus is not None and scalar(_other(plus, node.outputs[0])) == 1.0:
-            log = _only(plus.outputs[0], "Log")
-            if log is not None:
-                used = [node, plus, log]
-                yield "Softplus", _default("Softplus"), log.outputs[0], used
-    elif node.op_type == "Abs":
-        plus = _only(node.outputs[0], "Add")
-        if plus is not None and scalar(_other(plus, node.outputs[0])) == 1.0:
-            ratio = _only(plus.outputs[0], "Div")
-            if ratio is not None and ratio.inputs[0] is x:
-                used = [node, plus, ratio]
-                yield "Softsign", _default("Softsign"), ratio.outputs[0], used

@@ -50,11 +50,13 @@ def _roles(cut: Cut, end: Layer) -> list[str] | None:
     # an axis of another size than the batch's holds tokens or patches that were merged with it
     first_axis = "batch" if cut.is_batch(dims[0]) else "position"
     roles = [first_axis, *("unit" for _ in dims[1:])]
-    if end.op.kind == "dense":
+    if end.op.roles is not None:
+        roles[1:] = end.op.roles[1:]
+    elif end.op.kind == "dense":
         unit = len(dims) - (1 if end.op.data == 0 else 2)
         roles[1:] = ["position"] * (len(dims) - 1)
         roles[unit] = "unit"
-    elif not end.node.op_type.startswith("Global"):
+    elif "Global" not in end.node.op_type:
         roles[2:] = ["position"] * (len(dims) - 2)
     known = {id(first): roles}
     for node in cut.nodes:

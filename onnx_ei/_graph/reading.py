@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
+from onnx_ei._graph.checking import check
 from onnx_ei.errors import ModelError, closest
 
 if TYPE_CHECKING:
@@ -44,8 +45,6 @@ def read_model(model: object) -> tuple[ir.Model, str]:
     TypeError
         If it is none of the allowed kinds.
     """
-    import onnx_ir as ir_module
-
     if isinstance(model, (str, os.PathLike)):
         return read_path(Path(model))
     if isinstance(model, (bytes, bytearray, memoryview)):
@@ -69,8 +68,8 @@ def read_model(model: object) -> tuple[ir.Model, str]:
                 f"{label}: weight {tensor.name!r} lies in an external file, which bytes and protos "
                 "cannot name; pass the path of the .onnx file instead"
             )
-    _check(proto, label)
-    return ir_module.from_proto(proto), label
+    check(proto, label)
+    return _from_proto(proto), label
 
 
 def read_path(path: Path) -> tuple[ir.Model, str]:
@@ -81,8 +80,6 @@ def read_path(path: Path) -> tuple[ir.Model, str]:
     ModelError
         If it is missing, truncated, not ONNX or invalid, or its external data is.
     """
-    import onnx_ir as ir_module
-
     label = str(path)
     if not os.path.exists(path):
         beside = [p.name for p in path.parent.glob("*.onnx")] if path.parent.is_dir() else []
@@ -94,22 +91,50 @@ def read_path(path: Path) -> tuple[ir.Model, str]:
     if size == 0:
         raise ModelError(f"{label}: an empty file, not an ONNX model")
     try:
-        # absolute, since onnx_ir does not check external paths against a folder of no name
-        loaded = ir_module.load(path.absolute())
+        loaded = _from_proto(onnx.load(path, load_external_data=False))
     except Exception as error:  # protobuf's and the reader's own exceptions share no base
         raise ModelError(
             f"{label}: not an ONNX model, or a truncated one ({size} bytes; {error})"
         ) from error
-    _check(label, label)
+    check(label, label)
     _check_external(loaded, label, path.absolute().parent)
     return loaded, label
 
 
-def _check(model: onnx.ModelProto | str, label: str) -> None:
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:  # the checker has its own, protobuf's and the builtin ones
-        raise ModelError(f"{label}: invalid ONNX: {str(error).strip()[:400]}") from error
+def _from_proto(proto: onnx.ModelProto) -> ir.Model:
+    import onnx_ir as ir_module
+
+    model = ir_module.from_proto(_without_maps(proto))
+    for value in model.graph.inputs:
+        if value.shape is not None:  # paddle2onnx writes -1 or '?' for each dimension that is open
+            dims = [None if getattr(d, "value", d) in (-1, "?") else d for d in value.shape]
+            value.shape = ir_module.Shape(dims)
+    return model
+
+
+def _without_maps(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """End a model at the scores that ZipMap makes dictionaries of; skl2onnx does so by default.
+
+    onnx_ir has no type for dictionaries, and no layer follows them.
+    """
+    scores = {n.output[0]: n.input[0] for n in proto.graph.node if n.op_type == "ZipMap"}
+    if not scores:
+        return proto
+    changed = onnx.ModelProto()
+    changed.CopyFrom(proto)
+    graph = changed.graph
+    outputs = {scores.get(v.name, v.name): v for v in graph.output}
+    for entries, kept in (
+        (graph.node, [n for n in graph.node if n.op_type != "ZipMap"]),
+        (graph.value_info, [v for v in graph.value_info if v.name not in scores]),
+        (graph.output, [
+            onnx.ValueInfoProto(name=name) if value.name in scores else value
+            for name, value in outputs.items()
+        ]),
+    ):  # fmt: skip
+        del entries[:]
+        entries.extend(kept)
+    return changed
 
 
 def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:

@@ -75,7 +75,7 @@ def cell_cut(
     Parameters
     ----------
     node : onnx_ir.Node
-        An RNN, LSTM or GRU.
+        An RNN, LSTM, GRU or DynamicQuantizeLSTM.
     opsets : mapping of str to int
         The model's operator sets.
     states : mapping of str to ndarray
@@ -98,14 +98,16 @@ def cell_cut(
     import onnx_ir as ir_module
 
     weight = dims_of(node.inputs[1]) if node.inputs[1] is not None else None
-    if weight is None or len(weight) != 3 or weight[2] is None or node.inputs[0] is None:
+    # the quantised kin multiplies from the left: (directions, features, gates)
+    axis = 1 if node.op_type == "DynamicQuantizeLSTM" else 2
+    if weight is None or len(weight) != 3 or weight[axis] is None or node.inputs[0] is None:
         raise UnsupportedModelError(f"the number of features of {node.name!r} is open")
     kind = node.inputs[0].type or ir_module.TensorType(ir_module.DataType.FLOAT)
-    x = ir_module.Value(name="features", shape=ir_module.Shape([1, weight[2]]), type=kind)
+    x = ir_module.Value(name="features", shape=ir_module.Shape([1, weight[axis]]), type=kind)
     nodes: list[ir.Node] = []
 
-    def add(op: str, inputs: list[ir.Value | None], **attributes: Any) -> ir.Value:
-        made = ir_module.node(op, inputs, attributes=attributes)
+    def add(op: str, inputs: list[ir.Value | None], domain: str = "", **given: Any) -> ir.Value:
+        made = ir_module.node(op, inputs, domain=domain, attributes=given)
         made.outputs[0].name = f"cell/{op}{len(nodes)}"
         made.outputs[0].type = kind
         nodes.append(made)
@@ -122,9 +124,11 @@ def cell_cut(
             inputs[index] = value  # computed from weights: of one sample, whatever it is
         elif np.any(given):
             inputs[index] = _state(add, x, str(value.name), np.asarray(given))
-    inputs[7:] = node.inputs[7:8]  # an LSTM's peepholes are weights
+    # an LSTM's peepholes are weights, what follows them the scales of quantised ones
+    inputs[7:] = node.inputs[7:]
     kept = {k: a for k, a in node.attributes.items() if k != "layout"}
-    hidden = add(node.op_type, inputs, **kept)
+    hidden = add(node.op_type, inputs, node.domain, **kept)
+    nodes[-1].name = node.name
     # (steps, directions, batch, hidden): the batch goes first
     target = add("Transpose", [hidden], perm=[2, 0, 1, 3])
     try:

@@ -1,28 +1,28 @@
 """A cut -> a model of its own: its nodes copied, rewritten for the windows of a plan.
 
-Padding is cut off, slices stand where two readers of a tensor need different parts, constant
-reshape targets are set to the sizes that remain, with the batch free.
+Padding is cut off, slices stand where two readers of a tensor need different parts, and what was
+written for one sample is rewritten for any number (:mod:`onnx_ei._graph.lanes`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from onnx_ei._graph.cut import Cut, NotLocalError, Plan, make_plan
-from onnx_ei._graph.windows import Window, axis_groups, dims_of, full
+from onnx_ei._graph.cut import Cut, Plan, make_plan
+from onnx_ei._graph.following import follow
+from onnx_ei._graph.lanes import Lane, LaneLostError, Operand, Step, Visit, lanes_of, part_of
+from onnx_ei._graph.pieces import attribute
+from onnx_ei._graph.values import INPUT, Values, inner_name
+from onnx_ei._graph.windows import Window, dims_of, full
 from onnx_ei.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from numpy.typing import NDArray
 
 __all__ = ["SubModel", "build"]
-
-_INPUT = "x"
 
 
 class SubModel(NamedTuple):
@@ -36,15 +36,21 @@ class SubModel(NamedTuple):
         Which part of the source goes in, which part of the target comes out.
     widest : int
         Elements that one sample has in the largest tensor that is made on the way.
+    lanes : list of Lane
+        Where the samples may stand in the source; the first was taken, or the one asked for.
+    lost : str
+        Where and why the samples of a batch were lost sight of; empty where they were not.
     """
 
     model: ir.Model
     entering: Window
     leaving: Window
     widest: int
+    lanes: list[Lane]
+    lost: str
 
 
-def build(cut: Cut, window: Window | None, *, local: bool) -> SubModel:
+def build(cut: Cut, window: Window | None, *, local: bool, lane: Lane | None = None) -> SubModel:
     """Write a cut as a model of one input ``x``, batch first and free.
 
     Parameters
@@ -55,6 +61,8 @@ def build(cut: Cut, window: Window | None, *, local: bool) -> SubModel:
         The part of the target that is kept; None keeps all.
     local : bool
         Whether to compute only what the window needs, or whole tensors, sliced at the end.
+    lane : Lane, optional
+        Where the samples stand in the source; by default where they most likely do.
 
     Returns
     -------
@@ -68,35 +76,32 @@ def build(cut: Cut, window: Window | None, *, local: bool) -> SubModel:
         If a shape that is needed stays open.
     """
     dims = dims_of(cut.target)
-    if window is None:
-        window = full(len(dims or ()))
-    plan = make_plan(cut, window, local=local)
+    plan = make_plan(cut, full(len(dims or ())) if window is None else window,
+                     local=local and window is not None)  # fmt: skip
     writer = _Writer(cut, plan)
-    model = writer.write(window)
-    return SubModel(model, plan.made[id(cut.source)], window, writer.widest)
+    leaving = full(len(dims or ())) if window is None else window
+    model = writer.write(leaving, lane)
+    entering = plan.made[id(cut.source)]
+    return SubModel(model, entering, leaving, writer.widest, writer.possible, writer.lost)
 
 
-class _Writer:
+class _Writer(Values):
     """Copies the nodes of a cut, cut to the windows of a plan."""
 
     def __init__(self, cut: Cut, plan: Plan) -> None:
-        self._cut = cut
-        self._plan = plan
-        self._nodes: list[ir.Node] = []
-        self._initializers: dict[str, ir.Value] = {}
-        self._copies: dict[int, ir.Value] = {}
-        self._slices: dict[tuple[int, Window], ir.Value] = {}
+        super().__init__(cut, plan)
+        self.possible: list[Lane] = []
         self.widest = 0
+        self.lost = ""
 
-    def write(self, window: Window) -> ir.Model:
+    def write(self, window: Window, lane: Lane | None) -> ir.Model:
         import onnx_ir as ir_module
 
-        entering = self._input()
+        entering = self._input(lane)
         for node in self._cut.nodes:
             self._copy(node)
         target = self._cut.target
-        leaving = self._part(target, window)
-        leaving = self._activated(leaving)
+        leaving = self._activated(self._part(target, window))
         dtype = leaving.dtype or ir_module.DataType.FLOAT
         leaving.type = ir_module.TensorType(dtype)
         if not dtype.is_floating_point():
@@ -104,17 +109,18 @@ class _Writer:
                 f"tensor {target.name!r}, which ends the span, is of type {dtype}, "
                 "not of real numbers"
             )
+        leaving = self._with_samples_first(leaving, window)
         graph = ir_module.Graph(
             [entering],
             [leaving],
-            nodes=self._nodes,
-            initializers=list(self._initializers.values()),
+            nodes=self._pieces.nodes,
+            initializers=list(self._pieces.initializers.values()),
             opset_imports=self._cut.opsets,
             name="span",
         )
         return ir_module.Model(graph, ir_version=10, producer_name="onnx_ei")
 
-    def _input(self) -> ir.Value:
+    def _input(self, lane: Lane | None) -> ir.Value:
         import onnx_ir as ir_module
 
         source = self._cut.source
@@ -128,216 +134,168 @@ class _Writer:
             raise self._open(source)
         dtype = source.dtype or ir_module.DataType.FLOAT
         known = [s for s in sizes if s is not None]
-        free = self._cut.is_batch(sizes[0])
-        units = [s for s in sizes[1:] if s is not None] if free else known
+        first, whole = self._cut.is_batch(sizes[0]), dims_of(source) or ()
+        self.possible = lanes_of(whole, self._cut.is_batch(whole[0]))
+        wide = self.possible[0] if lane is None else lane
+        if wide == (0, 1, 1):
+            self._batch = sizes[0] or 1
+        lane = wide
+        if wide.axis == 0 and sizes[0] is not None:
+            lane = part_of(wide, sizes[0], self._batch)
+        units = sizes[1:] if first else known
         value = ir_module.Value(
-            name=_INPUT,
-            shape=ir_module.Shape(["batch", *units]),
+            name=INPUT,
+            shape=ir_module.Shape(["batch", *(s for s in units if s is not None)]),
             type=ir_module.TensorType(dtype),
         )
-        self._copies[id(source)] = value if free else self._without_batch(value, known)
+        self._copies[id(source)] = self._entering = value
+        self._lanes[id(source)], self._wide[id(source)] = lane, wide
+        if not (lane == (0, 1, 1) and first):
+            # without the samples, first where they were counted there: one of them
+            dims = [1, *known[1:]] if first and len(known) == len(sizes) else known
+            self._copies[id(source)] = self._pieces.entered(value, dims, lane)
         return value
 
-    def _without_batch(self, value: ir.Value, sizes: list[int]) -> ir.Value:
-        """Put in a tensor whose first axis counts no samples: one sample at a time."""
-        import onnx_ir as ir_module
+    def _with_samples_first(self, leaving: ir.Value, window: Window) -> ir.Value:
+        lane = self._lanes.get(id(self._cut.target))
+        dims = dims_of(self._cut.target)
+        if lane is None or lane == (0, 1, 1) or dims is None:
+            return leaving
+        sizes = [s for s in self._sizes(self._cut.target, window) if s is not None]
+        return leaving if len(sizes) < len(dims) else self._pieces.left(leaving, sizes, lane)
 
-        shape = self._constant(f"{_INPUT}/shape", np.array(sizes, np.int64))
-        node = ir_module.node("Reshape", [value, shape])
-        node.outputs[0].name, node.outputs[0].type = f"{_INPUT}/alone", value.type
-        self._nodes.append(node)
-        return node.outputs[0]
-
-    def _open(self, value: ir.Value) -> UnsupportedModelError:
-        shown = tuple("?" if d is None else d for d in dims_of(value) or ("?",))
-        return UnsupportedModelError(
-            f"the shape of tensor {value.name!r} is open ({', '.join(map(str, shown))}); pass an "
-            "example input that settles it (input= of topology_of, --input-shape on the command "
-            "line)"
-        )
-
-    def _sizes(self, value: ir.Value, window: Window) -> list[int | None]:
-        dims = dims_of(value)
-        if dims is None:
-            raise self._open(value)
-        return [
-            d if w is None else w[1] - w[0]
-            for d, w in zip(dims, window or full(len(dims)), strict=True)
-        ]
+    # --- one node ------------------------------------------------------------------------------
 
     def _copy(self, node: ir.Node) -> None:
-        import onnx_ir as ir_module
-
-        inputs = [
-            None if v is None else self._part(v, self._plan.read.get((id(node), i)))
-            for i, v in enumerate(node.inputs)
-        ]
-        attributes = dict(node.attributes)
         need = self._plan.demands.get(id(node))
+        kept = [i for i in range(len(node.inputs)) if need is None or need.needs(i)]
+        step = self._follow(node, kept)
+        self._measure(node)
+        for value, lane in zip(node.outputs, step.lanes, strict=True):
+            if lane is not None:
+                self._lanes[id(value)] = lane
+                self._wide[id(value)] = (step.wide or lane).on(lane.axis)
+        target = self._target(node, step)
+        if target is not None:
+            read = self._read(node, 0)
+            if read is not None:
+                name = inner_name(node.outputs[0])
+                made = self._pieces.reshaped(read, target, name)
+                made.type = node.outputs[0].type or read.type
+                self._copies[id(node.outputs[0])] = made
+                return
+        given = dict(need.constants if need is not None else {}) | step.constants
+        inputs = [self._input_of(node, i, given, step) for i in kept]
+        attributes = dict(node.attributes)
         if need is not None:
             attributes = {k: v for k, v in attributes.items() if k not in need.drop}
-            attributes |= {k: _attribute(k, v) for k, v in need.attributes.items()}
-            for index, numbers in need.constants.items():
-                name = f"{node.outputs[0].name}/input{index}"
-                inputs[index] = self._constant(name, np.array(numbers, np.int64))
-        if node.op_type == "Reshape":
-            inputs, attributes = self._reshape(node, inputs, attributes)
-        elif node.op_type == "Squeeze":
+            attributes |= {k: attribute(k, v) for k, v in need.attributes.items()}
+        if node.op_type == "Squeeze":
             inputs, attributes = self._squeeze(node, inputs, attributes)
-        outputs = [ir_module.Value(name=_inner_name(v), type=v.type) for v in node.outputs]
-        self._measure(node)
-        copy = ir_module.Node(
-            node.domain,
-            node.op_type,
-            inputs,
-            attributes.values(),
-            overload=node.overload,
-            outputs=outputs,
-            name=node.name,
-        )
-        self._nodes.append(copy)
-        for old, new in zip(node.outputs, outputs, strict=True):
+        self._emit(node, inputs, attributes, None if need is None else need.only)
+
+    def _emit(
+        self,
+        node: ir.Node,
+        inputs: list[ir.Value | None],
+        attributes: dict[str, ir.Attr],
+        only: int | None,
+    ) -> None:
+        """Write a node; where one output alone is left of a Split, an Identity."""
+        import onnx_ir as ir_module
+
+        left = list(node.outputs) if only is None else [node.outputs[only]]
+        outputs = [ir_module.Value(name=inner_name(v), type=v.type) for v in left]
+        if only is not None:
+            self._pieces.nodes.append(
+                ir_module.Node("", "Identity", inputs[:1], outputs=outputs, name=node.name)
+            )
+        else:
+            self._pieces.nodes.append(
+                ir_module.Node(
+                    node.domain, node.op_type, inputs, attributes.values(),
+                    overload=node.overload, outputs=outputs, name=node.name,
+                )
+            )  # fmt: skip
+        for old, new in zip(left, outputs, strict=True):
             self._copies[id(old)] = new
+
+    def _read(self, node: ir.Node, index: int) -> ir.Value | None:
+        value = node.inputs[index]
+        return None if value is None else self._part(value, self._plan.read.get((id(node), index)))
+
+    def _input_of(
+        self, node: ir.Node, index: int, given: dict[int, Any], step: Step
+    ) -> ir.Value | None:
+        """Return an input as a node is to read it: changed, repeated, or the part of it."""
+        if index in given:
+            numbers = given[index]
+            array = numbers if isinstance(numbers, np.ndarray) else np.array(numbers, np.int64)
+            name = f"{node.outputs[0].name}/input{index}"
+            return None if numbers is None else self._pieces.constant(name, array)
+        read, lane, value = self._read(node, index), step.repeat.get(index), node.inputs[index]
+        if lane is None or read is None or value is None:
+            return read
+        sizes = [s for s in self._operand(node, index).dims or () if s is not None]
+        name = f"{node.outputs[0].name}/input{index}"
+        return self._pieces.repeated(read, sizes, lane, self._entering, name)
 
     def _measure(self, node: ir.Node) -> None:
         """Note how large a node's outputs are: they bound the samples of a run."""
         for value in node.outputs:
-            dims = dims_of(value)
-            if dims is not None:
-                sizes = self._sizes(value, self._plan.made.get(id(value), full(len(dims))))
-                self.widest = max(self.widest, prod(s for s in sizes[1:] if s is not None))
+            if dims_of(value) is not None:
+                sizes = self._made_sizes(value) or ()
+                counted = self._batch if id(value) in self._lanes else 1
+                held = prod(s for s in sizes[0 if self._lanes else 1 :] if s is not None)
+                self.widest = max(self.widest, held // counted)
 
-    def _part(self, value: ir.Value, window: Window | None) -> ir.Value:
-        """Return a copy of a value, cut to a window."""
-        if id(value) not in self._copies:
-            self._fix(value)
-        copy = self._copies[id(value)]
-        made = self._plan.made.get(id(value))
-        if window is None:
-            return copy
-        if made is None:  # a weight or a side tensor: all of it is there
-            made = full(len(window))
-        if made == window:
-            return copy
-        if (id(value), window) not in self._slices:
-            self._slices[id(value), window] = self._slice(value, copy, made, window)
-        return self._slices[id(value), window]
+    # --- lanes ---------------------------------------------------------------------------------
 
-    def _slice(self, value: ir.Value, copy: ir.Value, made: Window, window: Window) -> ir.Value:
-        import onnx_ir as ir_module
-
-        dims = dims_of(value) or ()
-        starts, ends, axes = [], [], []
-        for axis, (have, want) in enumerate(zip(made, window, strict=True)):
-            if want is None or have == want:
-                continue
-            if have is None and (dims[axis] is None or want[0] < 0 or want[1] > (dims[axis] or 0)):
-                raise NotLocalError(str(value.name))
-            offset = 0 if have is None else have[0]
-            starts.append(want[0] - offset)
-            ends.append(want[1] - offset)
-            axes.append(axis)
-        name = f"{value.name}/part{len(self._slices)}"
-        if self._cut.opsets.get("", 1) < 10:
-            attributes = {"starts": starts, "ends": ends, "axes": axes}
-            node = ir_module.node("Slice", [copy], attributes=attributes)
-        else:
-            bounds = [
-                self._constant(f"{name}/{k}", np.array(v, np.int64))
-                for k, v in (("starts", starts), ("ends", ends), ("axes", axes))
-            ]
-            node = ir_module.node("Slice", [copy, *bounds])
-        node.outputs[0].name, node.outputs[0].type = name, copy.type
-        self._nodes.append(node)
-        return node.outputs[0]
-
-    def _constant(self, name: str, array: NDArray[Any]) -> ir.Value:
-        import onnx_ir as ir_module
-
-        tensor = ir_module.tensor(array, name=name)
-        value = ir_module.Value(
-            name=name,
-            shape=ir_module.Shape(array.shape),
-            type=ir_module.TensorType(tensor.dtype),
-            const_value=tensor,
+    def _follow(self, node: ir.Node, kept: list[int]) -> Step:
+        """Say where a node takes the samples; where that is not known, nobody looks any more."""
+        nothing = Step(lanes=(None,) * len(node.outputs))
+        if self.lost or not any(id(v) in self._lanes for v in node.inputs if v is not None):
+            return nothing
+        wide = next(self._wide[id(v)] for v in node.inputs if id(v) in self._wide)
+        try:
+            operands = [self._operand(node, i) for i in kept]
+            only = self._plan.demands[id(node)].only if id(node) in self._plan.demands else None
+            if only is not None:
+                alone = (operands[0].lane if i == only else None for i in range(len(node.outputs)))
+                return Step(lanes=tuple(alone), wide=wide)
+            results = [Operand(None, self._made_sizes(v), dims_of(v)) for v in node.outputs]
+            step = follow(Visit(node, operands, results, self._batch, wide))
+            self._check_repeats(step, operands)
+        except LaneLostError as error:
+            self.lost = f"{node.op_type} {node.name!r} {error}"
+            return nothing
+        return Step(
+            lanes=step.lanes,
+            repeat={kept[i]: lane for i, lane in step.repeat.items()},
+            target=step.target,
+            constants=step.constants,
+            wide=wide if step.wide is None else step.wide,
         )
-        self._initializers[name] = value
-        return value
 
-    def _fix(self, value: ir.Value) -> None:
-        """Copy a weight, what computes it, or a side tensor's given value."""
-        import onnx_ir as ir_module
+    def _check_repeats(self, step: Step, operands: list[Operand]) -> None:
+        for index, lane in step.repeat.items():
+            dims = operands[index].dims
+            if dims is None or None in dims or dims[lane.axis] != lane.outer * lane.inner:
+                raise LaneLostError("spreads one sample over an axis of another size")
+            if self._cut.opsets.get("", 1) < 8:
+                raise LaneLostError("needs a constant repeated: there is no Expand before opset 8")
 
-        name = _inner_name(value)
-        if value.name in self._cut.sides:
-            array = self._side(value, self._cut.sides[str(value.name)])
-            self._copies[id(value)] = self._constant(name, array)
-        elif value.const_value is not None:
-            copy = ir_module.Value(
-                name=name, shape=value.shape, type=value.type, const_value=value.const_value
-            )
-            if copy.type is None:
-                copy.type = ir_module.TensorType(value.const_value.dtype)
-            self._initializers[name] = copy
-            self._copies[id(value)] = copy
-        else:
-            producer = value.producer()
-            if producer is None:
-                raise UnsupportedModelError(f"tensor {name!r} has no source")
-            self._copy(producer)
-
-    def _side(self, value: ir.Value, array: NDArray[Any]) -> NDArray[Any]:
-        """Return what a side tensor is said to be, for one sample, in the tensor's own type."""
-        if value.dtype is not None:
-            array = array.astype(value.dtype.numpy(), copy=False)
-        dims = dims_of(value)
-        if dims is not None and (
-            len(dims) != array.ndim
-            or any(d not in (None, s) for d, s in zip(dims, array.shape, strict=True))
-        ):
-            raise ValueError(
-                f"background for {value.name!r} has shape {array.shape}, the tensor "
-                f"({', '.join('?' if d is None else str(d) for d in dims)})"
-            )
-        # a file with a fixed batch brings as many samples; the span has one
-        return array[:1] if array.ndim and array.shape[0] == self._cut.batch else array
-
-    def _reshape(
-        self, node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, ir.Attr]
-    ) -> tuple[list[ir.Value | None], dict[str, ir.Attr]]:
-        """Set a constant target to the sizes that remain, the batch free where it stands alone.
-
-        A target that was written for a batch of one either fails on a larger one or, with a -1 in
-        it, mixes the samples in silence.
-        """
-        output = node.outputs[0]
-        after = dims_of(output)
-        sizes = None if after is None else self._sizes(output, self._plan.made.get(id(output), ()))
-        if not sizes or None in sizes[1:]:
-            return inputs, attributes
-        alone = self._batch_stands_alone(node, sizes)
-        if not alone and sizes[0] is None:
-            return inputs, attributes
-        target = [-1 if alone else sizes[0], *sizes[1:]]
-        array = np.array(target, np.int64)
-        attributes = {k: v for k, v in attributes.items() if k not in ("allowzero", "shape")}
-        if len(inputs) < 2:  # opset < 5
-            return inputs, attributes | {"shape": _attribute("shape", [int(t) for t in array])}
-        shape = self._constant(f"{output.name}/shape", array)
-        return [inputs[0], shape], attributes
-
-    def _batch_stands_alone(self, node: ir.Node, sizes: list[int | None]) -> bool:
-        """Say whether the first axis holds the same before and after, and so can be left free."""
-        first = node.inputs[0]
-        before = None if first is None else dims_of(first)
-        if first is None or not before:
-            return False
-        entering = self._sizes(first, self._plan.read.get((id(node), 0), ()))
-        rest = [s for s in entering[1:] if s is not None]
-        if len(rest) < len(entering) - 1:
-            groups = axis_groups(before, dims_of(node.outputs[0]) or ()) or []
-            return groups[:1] == [([0], [0])]
-        return prod(rest) == prod(s for s in sizes[1:] if s is not None)
+    def _target(self, node: ir.Node, step: Step) -> list[int] | None:
+        """Return what a Reshape, or its kin, has to reshape to; None where it stays as it is."""
+        if step.target is not None or node.op_type != "Reshape":
+            return step.target
+        inside = id(node.outputs[0]) in self._plan.made
+        sizes = list((self._made_sizes(node.outputs[0]) if inside else None) or ())
+        if not sizes or None in sizes:
+            return None
+        if self._batch > 1 and sizes[0] == self._batch:
+            sizes[0] = -1
+        return [s for s in sizes if s is not None]
 
     def _squeeze(
         self, node: ir.Node, inputs: list[ir.Value | None], attributes: dict[str, ir.Attr]
@@ -349,9 +307,8 @@ class _Writer:
             return inputs, attributes
         axes = [a for a, d in enumerate(dims) if d == 1]
         if self._cut.opsets.get("", 1) < 13:
-            return inputs, attributes | {"axes": _attribute("axes", axes)}
-        name = f"{node.outputs[0].name}/axes"
-        return [inputs[0], self._constant(name, np.array(axes, np.int64))], attributes
+            return inputs, attributes | {"axes": attribute("axes", axes)}
+        return [inputs[0], self._pieces.numbers(f"{node.outputs[0].name}/axes", axes)], attributes
 
     def _activated(self, value: ir.Value) -> ir.Value:
         activation = self._cut.activation
@@ -363,23 +320,10 @@ class _Writer:
             nonlocal count
             count += 1
             dtype = np.dtype(np.float32) if value.dtype is None else value.dtype.numpy()
-            return self._constant(f"activation/c{count}", np.array(number, dtype))
+            return self._pieces.constant(f"activation/c{count}", np.array(number, dtype))
 
         nodes = activation.apply(value, tensor)
         for index, node in enumerate(nodes):
             node.outputs[0].name = f"activation/{index}"
-        self._nodes.extend(nodes)
+        self._pieces.nodes.extend(nodes)
         return nodes[-1].outputs[0]
-
-
-def _inner_name(value: ir.Value) -> str:
-    """Return a tensor's name in the sub-model, where the input's is taken."""
-    return f"{value.name}/inner" if value.name == _INPUT else str(value.name)
-
-
-def _attribute(name: str, value: Any) -> ir.Attr:
-    import onnx_ir as ir_module
-
-    if isinstance(value, Iterable):
-        return ir_module.AttrInt64s(name, [int(v) for v in value])
-    return ir_module.AttrInt64(name, int(value))

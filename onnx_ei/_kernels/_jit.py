@@ -16,13 +16,20 @@ Array = NDArray[Any]
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
-def kernel(*, parallel: bool = False) -> Callable[[_F], _F]:
+def kernel(
+    *, parallel: bool = False, fused: bool = False, reordered: bool = False
+) -> Callable[[_F], _F]:
     """Compile a function with the options that all kernels share.
 
     Parameters
     ----------
     parallel : bool
         Let ``prange`` spread its tasks over numba's threads.
+    fused : bool
+        Let a product and a sum be one rounded operation.
+    reordered : bool
+        ``fused``, and let sums be taken in another order, so that they are vectorised. Only for
+        sums of numbers of one sign: it also pulls constants out of brackets that cancel.
 
     Returns
     -------
@@ -31,6 +38,10 @@ def kernel(*, parallel: bool = False) -> Callable[[_F], _F]:
     """
     # NumPy's error model: the check for a zero divisor would keep loops from being vectorised.
     options: dict[str, Any] = {"nogil": True, "parallel": parallel, "error_model": "numpy"}
+    if fused:
+        options["fastmath"] = {"contract"}
+    if reordered:
+        options["fastmath"] = {"contract", "reassoc", "nsz", "nnan"}
 
     def decorate(function: _F) -> _F:
         try:

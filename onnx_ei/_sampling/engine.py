@@ -2,49 +2,41 @@
 
 from __future__ import annotations
 
-import inspect
 import time
-import warnings
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
-from onnx_ei._sampling.convergence import (
-    FULL_COVERAGE,
-    UNRELIABLE,
-    Estimate,
-    Outcome,
-    run_schedules,
-    samples_to_cover,
-)
+from onnx_ei._sampling.convergence import Outcome, run_schedules
 from onnx_ei._sampling.parameters import Parameters, Range, whole
 from onnx_ei._sampling.progress import Progress, reporting
 from onnx_ei._sampling.quantities import Counted, Quantity, quantities
-from onnx_ei._sampling.source import Runner, Source
-from onnx_ei._sampling.sweeping import SweepSampler
-from onnx_ei.errors import (
-    NotConvergedWarning,
-    OutOfRangeWarning,
-    UndersampledWarning,
-    UnsupportedModelError,
+from onnx_ei._sampling.remarks import (
+    DROPPED_SHARE,
+    give_warnings,
+    instead,
+    upper_bounds,
+    warn,
 )
+from onnx_ei._sampling.source import Runner, Source
+from onnx_ei._sampling.stopping import Estimate
+from onnx_ei._sampling.sweeping import SweepSampler
 from onnx_ei.results import Measurement
 from onnx_ei.sampling import ALL, Group, JointSampler
 
 __all__ = [
     "DROPPED_SHARE",
-    "FULL_COVERAGE",
     "GroupsArgument",
     "SpanLike",
     "check_groups",
+    "described",
     "sample",
+    "source_of",
     "warn",
 ]
 
 GroupsArgument: TypeAlias = Iterable[tuple[Iterable[int], Iterable[int]]]
-DROPPED_SHARE = 0.01
-"""Share of dropped samples past which an OutOfRangeWarning is given."""
 
 
 class SpanLike(Protocol):
@@ -99,6 +91,7 @@ def sample(
     *,
     groups: GroupsArgument | None = None,
     against: str = "ei",
+    mixed: Mapping[str, Quantity] | None = None,
 ) -> dict[str, Measurement]:
     """Take measures of a span by sampling; those that want the same samples share them.
 
@@ -116,6 +109,8 @@ def sample(
         For ``"eis_between_groups"``.
     against : str
         For ``"degeneracy"``: ``"ei"`` or ``"ei_parts"``.
+    mixed : mapping of str to Quantity, optional
+        Measures whose pairwise term is computed: they count vectors alone.
 
     Returns
     -------
@@ -126,8 +121,6 @@ def sample(
     ------
     TypeError, ValueError
         If a name or a group is wrong.
-    UnsupportedModelError
-        If the exact engine is asked for.
 
     Warns
     -----
@@ -140,23 +133,22 @@ def sample(
     """
     started = time.perf_counter()
     wanted = quantities(names, parameters, groups=groups, against=against)
-    if parameters.method == "exact":
-        raise UnsupportedModelError(
-            f"method='exact': the exact engine is not available for layer {span.layer!r} yet; "
-            "use method='sample' or 'auto'"
-        )
-    source = _source(span, runner, parameters)
+    wanted |= mixed or {}
+    source = source_of(span, runner, parameters)
     units = [] if groups is None else check_groups(groups, span.n_inputs, span.n_outputs)
     with reporting(parameters.progress, ", ".join(wanted)) as progress:
         stages = _Stages(wanted, source, units, progress)
         outcomes = run_schedules(stages.estimates_at, wanted, parameters)
     seconds = time.perf_counter() - started
     found = {
-        name: _measurement(name, wanted[name], span, source, outcomes[name], seconds)
+        name: described(
+            name, wanted[name], span, source, outcomes[name], seconds,
+            method="sample+exact" if name in (mixed or {}) else "sample",
+        )
         for name in wanted
-    }
-    for result in found.values():
-        _give_warnings(result, parameters)
+    }  # fmt: skip
+    for name, result in found.items():
+        give_warnings(result, outcomes[name].estimate, parameters)
     return found
 
 
@@ -216,8 +208,26 @@ def check_groups(groups: GroupsArgument, n_inputs: int, n_outputs: int) -> list[
     return checked
 
 
-def _source(span: SpanLike, runner: Runner, parameters: Parameters) -> Source:
-    """Put the span's default ranges where the user gave none."""
+def source_of(span: SpanLike, runner: Runner, parameters: Parameters) -> Source:
+    """Put the span's default ranges where the user gave none.
+
+    Parameters
+    ----------
+    span : Span
+        Units and default ranges.
+    runner : Runner
+        Runs the span.
+    parameters : Parameters
+        What the user gave.
+
+    Returns
+    -------
+    Source
+
+    Examples
+    --------
+    Called by :func:`sample`.
+    """
     return Source(
         runner=runner,
         n_inputs=span.n_inputs,
@@ -263,27 +273,49 @@ class _Stages:
         return {name: self._wanted[name].estimate(counted) for name in names}
 
 
-def _measurement(
+def described(
     name: str,
     quantity: Quantity,
     span: SpanLike,
     source: Source,
     outcome: Outcome,
     seconds: float,
+    *,
+    method: str,
 ) -> Measurement:
-    """Clip, shape and describe an outcome."""
+    """Clip, shape and describe an outcome.
+
+    Parameters
+    ----------
+    name, quantity
+        The measure.
+    span, source
+        Of what, and from which noise.
+    outcome : Outcome
+        Its last estimate.
+    seconds : float
+        The time it took.
+    method : str
+        ``"sample"``, ``"exact"`` or ``"sample+exact"``.
+
+    Returns
+    -------
+    Measurement
+
+    Examples
+    --------
+    Called by :func:`sample`.
+    """
     estimate, parameters = outcome.estimate, source.parameters
     value = estimate.value if quantity.signed else np.maximum(estimate.value, 0.0)
-    coverage = estimate.coverage
     return Measurement(
         name=name,
         value=quantity.shape(value),
         stderr=quantity.shape(estimate.stderr),
-        n_samples=outcome.n_samples,
-        estimator=parameters.estimator,
-        method="sample",
+        n_samples=estimate.n_samples,
+        estimator="exact" if method == "exact" else parameters.estimator,
+        method=method,
         out_of_range=min(max(estimate.out_of_range, 0.0), 1.0),
-        coverage=None if coverage is None else coverage.tolist(),
         converged=outcome.converged,
         provider=source.runner.provider,
         seconds=seconds,
@@ -298,67 +330,23 @@ def _measurement(
         out_bins=parameters.out_bins,
         positions=span.positions,
         batched=span.batched,
+        notes=instead(name, estimate),
+        **_judged(name, estimate),
     )
 
 
-def _give_warnings(result: Measurement, parameters: Parameters) -> None:
-    """Say what makes the value less than it looks."""
-    what = f"{result.name} of layer {result.layer!r}"
-    if result.out_of_range > DROPPED_SHARE:
-        warn(
-            f"{what}: {result.out_of_range:.1%} of the samples fell outside out_range "
-            f"{result.out_range} (or were NaN) and were dropped; give a wider out_range, "
-            "or out_range='dynamic'",
-            OutOfRangeWarning,
-        )
-    coverage = float(np.min(1.0 if result.coverage is None else result.coverage))
-    if coverage < FULL_COVERAGE:
-        word = "unreliable" if coverage < UNRELIABLE else "biased"
-        warn(
-            f"{what}: the value is {word}, {result.n_samples} samples cover only {coverage:.2f} "
-            f"of the joint states (biased below {FULL_COVERAGE}, unreliable below {UNRELIABLE}); "
-            "take more samples, fewer bins, or smaller groups of units",
-            UndersampledWarning,
-        )
-    if result.converged is False:
-        warn(f"{what}: {_unconverged(result, parameters)}", NotConvergedWarning)
-
-
-def _unconverged(result: Measurement, parameters: Parameters) -> str:
-    """Say why automatic sampling stopped before it converged, and what would help."""
-    if result.n_samples < parameters.max_samples and result.coverage is not None:
-        least = samples_to_cover(np.array(result.coverage), result.n_samples).max()
-        need = f"at least {least:.1g}" if np.isfinite(least) else "far more"
-        return (
-            f"stopped after {result.n_samples} samples, {need} are needed to cover the joint "
-            f"states and max_samples={parameters.max_samples}; use fewer bins, or smaller groups "
-            "of units"
-        )
-    return (
-        f"not converged to threshold={parameters.threshold} after max_samples="
-        f"{parameters.max_samples} samples; raise either, or give samples"
-    )
-
-
-def warn(message: str, category: type[Warning]) -> None:
-    """Warn at the line outside this package that asked.
-
-    Parameters
-    ----------
-    message : str
-        What is said.
-    category : type of Warning
-        Its class.
-
-    Examples
-    --------
-    >>> with warnings.catch_warnings(record=True) as caught:
-    ...     warnings.simplefilter("always")
-    ...     warn("x", UserWarning)
-    >>> str(caught[0].message)
-    'x'
-    """
-    level, frame = 1, inspect.currentframe()
-    while frame is not None and frame.f_globals.get("__name__", "").split(".")[0] == "onnx_ei":
-        frame, level = frame.f_back, level + 1
-    warnings.warn(message, category, stacklevel=max(level, 1))
+def _judged(name: str, estimate: Estimate) -> dict[str, Any]:
+    """Return the fields that judge vectors: of the only one, or lists over the groups."""
+    vectors = estimate.vectors
+    if not vectors:
+        return {"coverage": None}
+    fields: dict[str, list[Any]] = {
+        "coverage": [v.coverage for v in vectors],
+        "singletons": [v.information.singletons for v in vectors],
+        "n_states": [v.information.n_states for v in vectors],
+        "saturation": [v.saturation for v in vectors],
+        "upper_bound": upper_bounds(name, estimate) or [None],
+    }
+    if name == "eis_between_groups":
+        return dict(fields)
+    return {field: given[0] for field, given in fields.items()}

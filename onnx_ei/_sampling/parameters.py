@@ -14,15 +14,34 @@ from onnx_ei.binning import MAX_BINS
 from onnx_ei.errors import closest
 from onnx_ei.information import DEFAULT_ESTIMATOR, ESTIMATORS
 
-__all__ = ["DEFAULT_MAX_SAMPLES", "Options", "Parameters", "Range", "whole", "with_options"]
+__all__ = [
+    "DEFAULT_MAX_SAMPLES",
+    "DEFAULT_TOLERANCE",
+    "SWEEP_SAMPLES",
+    "Options",
+    "Parameters",
+    "Range",
+    "Unasked",
+    "whole",
+    "with_options",
+]
 
 Range: TypeAlias = tuple[float, float]
 DYNAMIC = "dynamic"
 METHODS = ("auto", "sample", "exact")
 DEFAULT_MEMORY = 1 << 30
 DEFAULT_MAX_SAMPLES = 1_000_000
+DEFAULT_TOLERANCE = 1e-6
 
 _F = TypeVar("_F", bound=Callable[..., object])
+
+
+class Unasked(int):
+    """A number of samples that is a default: it says how many, but not that the caller wants to."""
+
+
+SWEEP_SAMPLES = Unasked(500)
+"""deep_ei's default for sensitivity. As it is nobody's wish, ``method="auto"`` may compute."""
 
 
 class Options(TypedDict, total=False):
@@ -31,6 +50,7 @@ class Options(TypedDict, total=False):
     seed: int
     estimator: str
     method: str
+    tolerance: float
     positions: str
     background: object
     max_samples: int
@@ -42,6 +62,7 @@ _DEFAULTS: dict[str, object] = {
     "seed": 0,
     "estimator": DEFAULT_ESTIMATOR,
     "method": "auto",
+    "tolerance": DEFAULT_TOLERANCE,
     "positions": "one",
     "background": None,
     "max_samples": DEFAULT_MAX_SAMPLES,
@@ -55,20 +76,22 @@ _SHARED_DOC = {
 topology : networkx.DiGraph
     From :func:`topology_of`.""",
     "threshold": """threshold : float
-    Relative tolerance of automatic sampling: it ends where doubling the samples moves the value,
-    and its standard error is, by no more than this share of it (or 0.01 bit), and a vector
-    measure covers 0.95 of the joint states.""",
+    Relative error at which automatic sampling ends: the half-width of the 95 % interval, and what
+    is left of a bias that still falls, are no more than this share of the value (or 0.01 bit), of
+    every entry of a list or a matrix, and a vector measure covers 0.95 of the joint states.""",
     "common": """batch_size : int
     Checked, and otherwise without effect: the rows of a run are fixed by the span, so that no
     result depends on the batch. Kept so that deep_ei scripts run unchanged.
 in_layer : hashable, optional
     The layer where the span begins; ``layer`` itself by default.
-in_range : (float, float), optional
+in_range : (float, float) or "calibrated", optional
     Closed range of the noise; by default that of the activation before ``in_layer``.
+    ``"calibrated"``: the range of what enters ``in_layer`` on the data of :func:`calibrate`.
 in_bins : int
     Equal-width bins of an input unit.
-out_range : (float, float) or "dynamic", optional
+out_range : (float, float), "dynamic" or "calibrated", optional
     Closed range of an output unit; by default that of the activation after ``layer``.
+    ``"calibrated"``: the range of what leaves ``layer`` on the data of :func:`calibrate`.
     ``"dynamic"``: for each output unit, from the least to the greatest value seen over all
     samples, or over the first stage of automatic sampling. Sensitivity takes one range for all
     units, over the edges of the input bins.
@@ -82,9 +105,15 @@ device : str or torch.device
     Seed of the noise, keyword only like all that follow. The same seed gives the same bits of
     the result, whatever the threads and the memory limit.
 estimator : str
-    ``"jackknife"`` (leave one out, corrects bias) or ``"plugin"`` (deep_ei's, biased upwards).
+    ``"jackknife"`` (leave one out, corrects bias), ``"grassberger"``, ``"miller-madow"`` or
+    ``"plugin"`` (deep_ei's, biased upwards).
 method : str
-    ``"auto"`` and ``"sample"`` sample; ``"exact"`` is refused where there is no closed form.
+    ``"sample"``, ``"exact"`` or ``"auto"``: without ``samples``, the measures of pairs (and the
+    pairwise term of phi, degeneracy and vector_and_pairwise_ei) are exact where the span is
+    affine up to an elementwise activation, and everything else is sampled. ``"exact"`` is an
+    error where it does not apply, and takes no notice of ``samples``.
+tolerance : float
+    Of exact values: the bound of the error in bits a pair, which their ``stderr`` is.
 positions : str
     ``"one"``: one position of the output with the inputs that reach it; ``"all"``: the tensors.
 background : str or dict, optional
@@ -94,7 +123,8 @@ max_samples : int
 memory_limit : int, optional
     Bytes that codes may take, 1 GiB by default; past it the work is tiled, at the same result.
 progress : bool or callable, optional
-    True for a bar on stderr, or a function of (done, total) model rows.""",
+    True for a bar on stderr, or a function of (done, total) model rows, of pairs while they are
+    computed.""",
     "raises": """Raises
 ------
 TypeError, ValueError
@@ -115,7 +145,8 @@ OutOfRangeWarning
 UndersampledWarning
     Where a vector measure covers less than 0.95 of the joint states.
 NotConvergedWarning
-    Where automatic sampling stopped at ``max_samples``.""",
+    Where automatic sampling stopped at ``max_samples``, or before: coverage grows too slowly; or
+    where the bound of an exact value is wider than its ``tolerance``.""",
     "references": """References
 ----------
 .. [1] Marrow, Michaud, Hoel, "Examining the Causal Structures of Deep Neural Networks Using
@@ -246,7 +277,7 @@ class Parameters:
     ----------
     threshold, samples, extrapolate, batch_size, in_range, in_bins, out_range, out_bins
         As for :func:`onnx_ei.measures.measure`.
-    seed, estimator, method, max_samples, memory_limit, progress
+    seed, estimator, method, tolerance, max_samples, memory_limit, progress
         As for :func:`onnx_ei.measures.measure`.
 
     Raises
@@ -273,6 +304,7 @@ class Parameters:
     seed: int = 0
     estimator: str = DEFAULT_ESTIMATOR
     method: str = "auto"
+    tolerance: float = DEFAULT_TOLERANCE
     max_samples: int = DEFAULT_MAX_SAMPLES
     memory_limit: int | None = None
     progress: ProgressOption = None
@@ -284,7 +316,8 @@ class Parameters:
         for name in ("samples", "memory_limit"):
             if getattr(self, name) is not None:
                 self._set(name, whole(name, getattr(self, name), 1))
-        self._set("threshold", _positive("threshold", self.threshold))
+        for name in ("threshold", "tolerance"):
+            self._set(name, _positive(name, getattr(self, name)))
         _choice("estimator", self.estimator, ESTIMATORS)
         _choice("method", self.method, METHODS)
         if not (self.progress is None or callable(self.progress) or self.progress in (True, False)):
@@ -299,14 +332,15 @@ class Parameters:
         self._set("in_bins", whole("in_bins", self.in_bins, 1, MAX_BINS))
         if isinstance(self.in_range, str):
             raise ValueError(
-                f"in_range must be a pair (lower, upper), got {self.in_range!r}: "
+                f"in_range must be a pair (lower, upper) or 'calibrated', got {self.in_range!r}: "
                 "only out_range can be 'dynamic'"
             )
         if self.in_range is not None:
             self._set("in_range", _range("in_range", self.in_range))
         if isinstance(self.out_range, str) and self.out_range != DYNAMIC:
             raise ValueError(
-                f"out_range must be a pair (lower, upper) or 'dynamic', got {self.out_range!r}"
+                "out_range must be a pair (lower, upper), 'calibrated' or 'dynamic', "
+                f"got {self.out_range!r}"
             )
         if self.out_range is not None and not isinstance(self.out_range, str):
             self._set("out_range", _range("out_range", self.out_range))

@@ -17,7 +17,8 @@ ProgressOption: TypeAlias = bool | Callable[[int, int], object] | None
 class Progress:
     """Count of model rows done, out of those planned so far.
 
-    Automatic sampling plans a stage at a time, so the total grows while it runs.
+    Automatic sampling plans a stage at a time, since a stage decides whether there is another: the
+    total is what is certain to be run, and grows from stage to stage.
 
     Parameters
     ----------

@@ -9,11 +9,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei._sampling.convergence import Estimate
 from onnx_ei._sampling.parameters import Parameters
+from onnx_ei._sampling.stopping import Estimate
 from onnx_ei._sampling.sweeping import SweepInformation
+from onnx_ei._sampling.vectors import Vector
 from onnx_ei.errors import closest
-from onnx_ei.information import PairwiseInformation, VectorInformation, block_stderr
+from onnx_ei.information import PairwiseInformation, block_stderr
 from onnx_ei.results import Value
 
 __all__ = ["MEASURES", "Counted", "Quantity", "quantities"]
@@ -32,9 +33,9 @@ class Counted:
         Samples of the stage.
     pairs : PairwiseInformation or None
         Of every pair, all inputs random at once.
-    vectors : VectorInformation or None
+    vectors : Vector or None
         Of all units.
-    groups : list of VectorInformation
+    groups : list of Vector
         Of each group of units.
     sweeps : SweepInformation or None
         Of every pair, one input random at a time.
@@ -42,8 +43,8 @@ class Counted:
 
     n_samples: int
     pairs: PairwiseInformation | None
-    vectors: VectorInformation | None
-    groups: list[VectorInformation]
+    vectors: Vector | None
+    groups: list[Vector]
     sweeps: SweepInformation | None
 
 
@@ -77,30 +78,28 @@ def _dropped(kept: NDArray[np.int64] | int, n_samples: int) -> float:
     return float(1.0 - np.mean(kept) / n_samples)
 
 
-def _coverage(found: VectorInformation) -> float:
-    """Return the coverage, full where one end is constant: that is 0 bits however it is sampled."""
-    return 1.0 if 1 in found.n_states[:2] else found.coverage
-
-
 def _ei(counted: Counted) -> Estimate:
     """I(X; Y) of the whole vectors."""
-    found = _had(counted.vectors)
+    vector = _had(counted.vectors)
+    found = vector.information
     return Estimate(
         value=np.array(found.bits),
         stderr=np.array(found.stderr),
+        n_samples=counted.n_samples,
         out_of_range=_dropped(found.n_kept, counted.n_samples),
-        coverage=np.array(_coverage(found)),
+        vectors=(vector,),
     )
 
 
 def _of_groups(counted: Counted) -> Estimate:
     """I(X; Y) of the vectors of each group's units."""
-    found = counted.groups
+    found = [vector.information for vector in counted.groups]
     return Estimate(
         value=np.array([v.bits for v in found]),
         stderr=np.array([v.stderr for v in found]),
+        n_samples=counted.n_samples,
         out_of_range=max(_dropped(v.n_kept, counted.n_samples) for v in found),
-        coverage=np.array([_coverage(v) for v in found]),
+        vectors=tuple(counted.groups),
     )
 
 
@@ -110,6 +109,7 @@ def _of_pairs(counted: Counted, *, matrix: bool) -> Estimate:
     return Estimate(
         value=info.bits if matrix else np.array(info.total),
         stderr=info.stderr if matrix else np.array(info.total_stderr),
+        n_samples=counted.n_samples,
         out_of_range=_dropped(info.kept, info.n_samples),
     )
 
@@ -120,6 +120,7 @@ def _of_sweeps(counted: Counted, *, matrix: bool) -> Estimate:
     return Estimate(
         value=info.bits if matrix else np.array(info.total),
         stderr=info.stderr if matrix else np.array(info.total_stderr),
+        n_samples=counted.n_samples,
         out_of_range=_dropped(info.kept, info.n_samples),
     )
 
@@ -130,20 +131,23 @@ def _vector_and_pairwise(counted: Counted) -> Estimate:
     return Estimate(
         value=np.array([vector.value, parts.value]),
         stderr=np.array([vector.stderr, parts.stderr]),
+        n_samples=counted.n_samples,
         out_of_range=max(vector.out_of_range, parts.out_of_range),
-        coverage=vector.coverage,
+        vectors=vector.vectors,
     )
 
 
 def _phi(counted: Counted) -> Estimate:
     """EI less EI_parts: they share samples, so their influences are subtracted block by block."""
     both = _vector_and_pairwise(counted)
-    influence = _had(counted.vectors).influence - _had(counted.pairs).influence.sum(axis=0)
+    pairs = _had(counted.pairs).influence.sum(axis=0)
+    influence = _had(counted.vectors).information.influence - pairs
     return Estimate(
         value=both.value[0] - both.value[1],
         stderr=np.array(block_stderr(influence, counted.n_samples)),
+        n_samples=counted.n_samples,
         out_of_range=both.out_of_range,
-        coverage=both.coverage,
+        vectors=both.vectors,
     )
 
 
@@ -154,8 +158,9 @@ def _degeneracy(counted: Counted, *, parts: bool) -> Estimate:
     return Estimate(
         value=given.value - taken.value,
         stderr=np.hypot(given.stderr, taken.stderr),
+        n_samples=counted.n_samples,
         out_of_range=max(given.out_of_range, taken.out_of_range),
-        coverage=taken.coverage,
+        vectors=taken.vectors,
     )
 
 

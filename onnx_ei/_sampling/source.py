@@ -150,6 +150,7 @@ class Source:
         """Visit the chunks that hold samples ``start`` to ``stop``, in the pool.
 
         ``visit`` gets a chunk's index and its number of rows, the last chunk's cut at ``stop``.
+        The rows are planned by the caller, who knows how many such calls a stage makes.
         """
 
         def task(chunk: int) -> int:
@@ -157,7 +158,6 @@ class Source:
             visit(chunk, rows)
             return rows - max(0, start - chunk * CHUNK)
 
-        progress.plan(stop - start)
         chunks = range(start // CHUNK, ceil(stop / CHUNK))
         run_tasks((partial(task, chunk) for chunk in chunks), self.workers, progress)
 

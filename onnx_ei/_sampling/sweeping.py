@@ -105,9 +105,11 @@ class SweepSampler:
         kept = np.empty(shape, np.int64)
         input_stderr = np.empty(source.n_inputs)
         n_inputs, n_outputs = self._tile(n)
+        columns = slices(source.n_outputs, n_outputs)
+        self._progress.plan(n * source.n_inputs * len(columns))
         for inputs in slices(source.n_inputs, n_inputs):
             influence: Any = 0.0
-            for outputs in slices(source.n_outputs, n_outputs):
+            for outputs in columns:
                 x, y = self._codes(n, inputs, outputs)
                 found = [self._count(x, y, a, inputs, outputs) for a in range(len(x))]
                 bits[0, inputs, outputs] = [info.bits[0] for info in found]
@@ -146,7 +148,6 @@ class SweepSampler:
 
         blocks = slices(in_bins.n_units, TASK_INPUTS)
         chunks = range(-(-n // CHUNK))
-        self._progress.plan(n * in_bins.n_units)
         tasks = (partial(task, chunk, block) for chunk, block in product(chunks, blocks))
         run_tasks(tasks, self._source.workers, self._progress)
         return x, y

@@ -1,0 +1,146 @@
+"""Speed beside deep_ei 0.7.0 at its best batch size, and beside the bare counting loop."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numba
+import numpy as np
+from figures import Figure, pairs_of, timed
+from peer import Layer
+
+from onnx_ei.information import pairwise_information
+
+REPEATS = 5
+
+
+def figures(short: bool) -> Iterator[Figure]:
+    """Yield every speed figure; a short run leaves out what takes deep_ei minutes."""
+    yield from counting(64, goal=40)
+    yield from counting(8, goal=60)
+    yield from vectors()
+    yield from sensitivity()
+    if not short:
+        yield time_to_truth()
+
+
+def _ratio(
+    what: str, goal: float, ours: Callable[[], Any], theirs: Callable[[], Any], **detail: Any
+) -> Figure:
+    mine, peer = pairs_of(ours, theirs, REPEATS)
+    return Figure(
+        what=what, value=peer / mine, unit="x", goal=goal, floor=goal / 2,
+        detail={"seconds": mine, "deep_ei_seconds": peer} | detail,
+    )  # fmt: skip
+
+
+def counting(bins: int, goal: float) -> Iterator[Figure]:
+    """ei_parts_matrix end to end, and its counting beside the roofline."""
+    layer, n = Layer(64, 64), 100_000
+    options: dict[str, Any] = {"samples": n, "in_bins": bins, "out_bins": bins}
+    size = layer.best_batch("ei_parts_matrix", **options)
+    yield _ratio(
+        f"ei_parts_matrix, 64 -> 64, {bins} bins, 1e5 samples", goal,
+        lambda: layer.call("ei_parts_matrix", **options),
+        lambda: layer.peer("ei_parts_matrix", batch_size=size, **options),
+        batch_size=size,
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    x, y = (rng.integers(0, bins, (64, n)).astype(np.uint8) for _ in range(2))
+    n_bins = np.full(64, bins)
+    slab = np.zeros((64, (bins + 1) * (bins + 1)), np.uint32)
+    wide = y.astype(np.uint32) * np.uint32(bins + 1)
+    mine, bare = pairs_of(
+        lambda: pairwise_information(x, y, n_bins, n_bins),
+        lambda: roofline(x, wide, slab),
+        2 * REPEATS,
+    )
+    yield Figure(
+        what=f"  counting and bits, share of the roofline, {bins} bins",
+        value=bare / mine, unit="", goal=0.8, floor=0.5,
+        detail={"nanoseconds": 1e9 * bare / (64 * 64 * n)},
+    )  # fmt: skip
+
+
+@numba.njit(nogil=True)
+def _bare(x: Any, rows: Any, slab: Any) -> None:
+    for s in range(x.size):
+        slab[np.uint64(rows[s]) + np.uint64(x[s])] += np.uint32(1)
+
+
+@numba.njit(parallel=True)
+def roofline(x: Any, rows: Any, slab: Any) -> None:
+    """Count the joint histogram of every pair, and do nothing with it."""
+    for b in numba.prange(rows.shape[0]):
+        for a in range(x.shape[0]):
+            _bare(x[a], rows[b], slab[b])
+
+
+def vectors() -> Iterator[Figure]:
+    """EI of whole vectors, and of 16 groups of units."""
+    layer = Layer(20, 10)
+    options: dict[str, Any] = {"samples": 100_000, "in_bins": 16, "out_bins": 16}
+    size = layer.best_batch("ei", **options)
+    yield _ratio(
+        "ei, 20 -> 10, 16 bins, 1e5 samples", 60,
+        lambda: layer.call("ei", **options),
+        lambda: layer.peer("ei", batch_size=size, **options),
+        batch_size=size,
+    )  # fmt: skip
+    rng = np.random.default_rng(1)
+    groups = [
+        (tuple(map(int, rng.choice(20, 5, False))), tuple(map(int, rng.choice(10, 3, False))))
+        for _ in range(16)
+    ]
+    yield _ratio(
+        "eis_between_groups, 16 groups of 5 -> 3, the same layer", 60,
+        lambda: layer.call("eis_between_groups", groups=groups, **options),
+        lambda: layer.peer("eis_between_groups", groups, batch_size=size, **options),
+        batch_size=size,
+    )  # fmt: skip
+
+
+def sensitivity() -> Iterator[Figure]:
+    """sensitivity_matrix, by sampling and exactly."""
+    layer = Layer(64, 64)
+    bins: dict[str, Any] = {"in_bins": 64, "out_bins": 64}
+    size = layer.best_batch("sensitivity_matrix", (100, 1000), samples=1000, **bins)
+
+    def theirs() -> Any:
+        return layer.peer("sensitivity_matrix", samples=1000, batch_size=size, **bins)
+
+    yield _ratio(
+        "sensitivity_matrix, 64 -> 64, 64 bins, 1000 samples", 50,
+        lambda: layer.call("sensitivity_matrix", samples=1000, **bins), theirs, batch_size=size,
+    )  # fmt: skip
+    yield _ratio(
+        "  the same, exact", 100,
+        lambda: layer.call("sensitivity_matrix", method="exact", **bins), theirs, batch_size=size,
+    )  # fmt: skip
+
+
+def time_to_truth() -> Figure:
+    """EI_parts of a 10 -> 10 layer to 1 % of the truth, from a fresh topology each time."""
+    layer = Layer(10, 10)
+    truth = layer.call("ei_parts", method="exact")
+
+    def fresh() -> Any:
+        topology = layer.ours.topology_of(layer.model)
+        return layer.ours.ei_parts("fc", topology, in_range=(0, 1), method="exact")
+
+    fresh()
+    mine = statistics.median(timed(fresh)[0] for _ in range(2 * REPEATS))
+    found, spent, n = 0.0, 0.0, 10_000
+    while abs(found - truth) > 0.01 * truth:
+        n *= 2
+        size = layer.best_batch("ei_parts", samples=n)
+        spent, found = timed(
+            lambda n=n, size=size: layer.peer("ei_parts", samples=n, batch_size=size)
+        )
+    return Figure(
+        what="time to 1 % of EI_parts, 10 -> 10 sigmoid, 64 bins",
+        value=spent / mine, unit="x", goal=300, floor=150,
+        detail={"seconds": mine, "deep_ei_seconds": spent, "deep_ei_samples": n, "bits": truth},
+    )  # fmt: skip
