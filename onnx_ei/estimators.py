@@ -8,6 +8,7 @@ over the N samples that were kept. Another estimator is one more line of a table
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -40,7 +41,7 @@ def _jackknife(n: Float) -> Float:
 
 
 def _miller_madow(n: Float) -> Float:
-    return n * np.log2(n) - 1 / (2 * np.log(2))
+    return n * np.log2(n) - 0.5 / math.log(2)
 
 
 def _grassberger(n: Float) -> Float:
