@@ -1,72 +1,45 @@
-"""Estimators: functions phi of one count, of which every quantity is a sum.
+"""Estimators: from counts to bits.
+
+Of most of them every quantity is a sum of a function phi of one count,
 
     H = (phi(N) - sum phi(n)) / N
     I = (phi(N) + sum phi(n_xy) - sum phi(n_x) - sum phi(n_y)) / N
 
-over the N samples that were kept. Another estimator is one more line of a table.
+over the N samples that were kept. ``docs/estimators.md`` tells the others, how far each is off, and
+how the default was chosen.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei.errors import closest
+from onnx_ei._estimators import histograms
+from onnx_ei._estimators.poisson import null_table
+from onnx_ei._estimators.tables import COVERAGE, ESTIMATORS, PHI, count_table, kind
 
 __all__ = [
     "DEFAULT_ESTIMATOR",
     "ESTIMATORS",
+    "Rule",
     "entropy_of_counts",
+    "estimator_rule",
     "estimator_table",
     "information_of_counts",
-    "log2_table",
 ]
 
 Float = NDArray[np.float64]
+Rule = tuple[Float, Float, int]
+"""What the kernels know of an estimator: its tables, the null's table, and its kind."""
 
-
-def _plugin(n: Float) -> Float:
-    return n * np.log2(n)
-
-
-def _jackknife(n: Float) -> Float:
-    # f(n) - f(n - 1) written so that two large logarithms do not cancel.
-    m = n[2:]
-    step = np.log2(m) - (m - 1) * np.log1p(-1 / m) / np.log(2)
-    return np.concatenate(([0.0, 0.0], m * step))[: n.size]
-
-
-def _miller_madow(n: Float) -> Float:
-    return n * np.log2(n) - 0.5 / math.log(2)
-
-
-def _grassberger(n: Float) -> Float:
-    # only where it is asked for: importing it takes as long as the rest of this module
-    from scipy.special import digamma
-
-    sign = np.where(np.arange(n.size) % 2 == 1, -0.5, 0.5)
-    g = digamma(n) + sign * (digamma((n + 1) / 2) - digamma(n / 2))
-    return np.asarray(n * g / np.log(2))
-
-
-_PHI: dict[str, Callable[[Float], Float]] = {
-    "plugin": _plugin,
-    "miller-madow": _miller_madow,
-    "grassberger": _grassberger,
-    "jackknife": _jackknife,
-}
-_LOG2 = "log2"
-_tables: dict[str, Float] = {}
-
-ESTIMATORS: tuple[str, ...] = tuple(_PHI)
-"""Names of the estimators."""
-
-DEFAULT_ESTIMATOR = "jackknife"
+DEFAULT_ESTIMATOR = "coverage-jackknife"
 """The estimator used unless another is named."""
+
+_NO_NULL = np.empty((0, 8))
+# Read-only like the table itself: to numba it is another type otherwise, and compiled twice.
+_NO_NULL.setflags(write=False)
 
 
 def estimator_table(name: str, n: int) -> Float:
@@ -91,14 +64,23 @@ def estimator_table(name: str, n: int) -> Float:
 
     Notes
     -----
-    With :math:`f(n) = n \log_2 n`, ``"plugin"`` is :math:`f(n)`; ``"miller-madow"`` is
-    :math:`f(n) - 1 / (2 \ln 2)`, from 1 on: half a nat less for each state that was seen [3]_;
-    ``"grassberger"`` is :math:`n G(n) / \ln 2` with :math:`G(n) = \psi(n) + \frac{(-1)^n}{2}
-    [\psi(\frac{n + 1}{2}) - \psi(\frac{n}{2})]` [4]_; and ``"jackknife"`` is
-    :math:`n (f(n) - f(n - 1))`: substituting the leave-one-out entropies in
-    :math:`N H - \frac{N - 1}{N} \sum_s H_{-s}` [1]_ leaves one term for each count. Plug-in
-    information is biased by about :math:`+(K_x - 1)(K_y - 1) / (2 N \ln 2)` bits [2]_; the
-    jackknife removes that order, and leaves the bias of states never seen.
+    With :math:`f(n) = n \log_2 n`:
+
+    - ``"plugin"`` is :math:`f(n)`. Its information is biased by about
+      :math:`+(K_x - 1)(K_y - 1) / (2 N \ln 2)` bits [2]_.
+    - ``"miller-madow"`` is :math:`f(n) - 1 / (2 \ln 2)` from 1 on: half a nat less for each state
+      that was seen [3]_.
+    - ``"grassberger"`` is :math:`n G(n) / \ln 2` with :math:`G(n) = \psi(n) + \frac{(-1)^n}{2}
+      [\psi(\frac{n + 1}{2}) - \psi(\frac{n}{2})]` [4]_.
+    - ``"jackknife"`` is :math:`n (f(n) - f(n - 1))`: substituting the leave-one-out entropies in
+      :math:`N H - \frac{N - 1}{N} \sum_s H_{-s}` [1]_ leaves one term for each count. It removes
+      the first order of the bias, and leaves that of states never seen.
+    - ``"chao-wang-jost"`` is :math:`n \psi(n) / \ln 2`, to which every entropy adds what its
+      singletons and doubletons say of states never seen ([5]_, equation 7b).
+    - ``"chao-shen"`` is no sum of a function of counts ([6]_, equation 9): the table is the
+      plug-in's.
+    - ``"coverage-jackknife"`` starts from the jackknife's, and extrapolates it to full coverage;
+      see :func:`information_of_counts`.
 
     References
     ----------
@@ -109,15 +91,48 @@ def estimator_table(name: str, n: int) -> Float:
        1955.
     .. [4] Grassberger, "Entropy estimates from insufficient samplings", arXiv:physics/0307138,
        2003.
+    .. [5] Chao, Wang and Jost, "Entropy and the species accumulation curve", Methods in Ecology
+       and Evolution 4(11), 2013.
+    .. [6] Chao and Shen, "Nonparametric estimation of Shannon's index of diversity when there are
+       unseen species in sample", Environmental and Ecological Statistics 10, 2003.
 
     Examples
     --------
     >>> estimator_table("plugin", 4).tolist()
     [0.0, 0.0, 2.0, 4.754887502163468, 8.0]
     """
-    if name not in _PHI:
-        raise ValueError(f"unknown estimator {name!r}: {closest(str(name), ESTIMATORS)}")
-    return _table(name, n)
+    return count_table(name, n)[:, PHI]
+
+
+def estimator_rule(name: str, n: int) -> Rule:
+    """Return what the kernels need of an estimator.
+
+    Parameters
+    ----------
+    name : str
+        One of ``ESTIMATORS``.
+    n : int
+        The number of samples, at least 0.
+
+    Returns
+    -------
+    tuple of (ndarray of float64, ndarray of float64, int)
+        The tables of counts up to ``n``, shape (n + 1, 6), the null's table, shape (rows, 8) (no
+        rows where the estimator has no use for it), and the kind.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown or ``n`` is negative.
+
+    Examples
+    --------
+    >>> tables, null, kind = estimator_rule("plugin", 4)
+    >>> tables.shape, null.shape
+    ((5, 6), (0, 8))
+    """
+    tables, which = count_table(name, n), kind(name)
+    return tables, null_table() if which == COVERAGE else _NO_NULL, which
 
 
 def information_of_counts(
@@ -135,15 +150,46 @@ def information_of_counts(
     Returns
     -------
     bits : float
-        The estimate, not clipped: a correction can leave it below 0. No counts: 0.
+        The estimate, not clipped: a correction can leave it below 0. No counts, or one state at
+        either end: 0.
     stderr : float
-        :math:`\sqrt{\mathrm{Var}[i(x; y)] / N}` in bits, where
-        :math:`i(x; y) = \log_2 (n_{xy} N / (n_x n_y))`. No counts: 0.
+        In bits: :math:`\sqrt{\mathrm{Var}[i(x; y)] / N}`, where
+        :math:`i(x; y) = \log_2 (n_{xy} N / (n_x n_y))`; ``"coverage-jackknife"`` has its own.
 
     Raises
     ------
     ValueError
         If ``counts`` is not a matrix of non-negative integers, or the estimator is unknown.
+
+    Notes
+    -----
+    ``"coverage-jackknife"`` is
+
+    .. math:: \hat I = J - r D - w B
+
+    - :math:`J`: the jackknife.
+    - :math:`D = E[J_{N/2}] - J`: what half of the sample would say more, in closed form from the
+      counts (each sample kept with probability 1/2). :math:`r = f_1 t / (t + 1)^2` with
+      :math:`t = \sum_{n \ge 2} n 2^{1-n} f_n`: what the sample has not covered [1]_, over what
+      its second half covered; :math:`f_n` states were seen n times. As coverage goes to 1 the bias
+      goes to 0, and coverage is known: it is the scale to extrapolate on [2]_. Where D < 0,
+      information still rises, and r is at most 1.
+    - :math:`B`: the bias of the two terms before it if the ends were independent, from the margins
+      and Poisson counts; :math:`w = (1 - \sum (p_{xy} - p_x p_y)^2 / \sum p_{xy}^2)^4`, without
+      bias: 1 for independent ends. The fourth power was chosen by experiment.
+
+    Its standard error is that of the mean of the leave-one-out influences, less the share
+    :math:`w` of what the noise of the counts adds to it, and more the variance of second order,
+    which is all that there is for independent ends: :math:`(K_x - 1)(K_y - 1) / (2 N^2 \ln^2 2)`.
+    To it comes :math:`8 r |D| u (1 - u) f_1 / N` with :math:`u = w^{1/4}`, for an extrapolation
+    between the two cases that are understood.
+
+    References
+    ----------
+    .. [1] Good, "The population frequencies of species and the estimation of population
+       parameters", Biometrika 40, 1953.
+    .. [2] Chao and Jost, "Coverage-based rarefaction and extrapolation: standardizing samples by
+       completeness rather than size", Ecology 93(12), 2012.
 
     Examples
     --------
@@ -151,17 +197,12 @@ def information_of_counts(
     (1.0, 0.0)
     """
     counts = _counts(counts, 2)
-    total = int(counts.sum())
-    phi, log2 = estimator_table(estimator, total), log2_table(total)
-    if total == 0:
-        return 0.0, 0.0
     n_x, n_y = counts.sum(axis=1), counts.sum(axis=0)
-    bits = (phi[total] + phi[counts].sum() - phi[n_x].sum() - phi[n_y].sum()) / total
     x, y = np.nonzero(counts)
-    n_xy = counts[x, y]
-    pointwise = log2[n_xy] + log2[total] - log2[n_x[x]] - log2[n_y[y]]
-    deviation = pointwise - n_xy @ pointwise / total
-    return float(bits), float(np.sqrt(n_xy @ deviation**2) / total)
+    found = histograms.information(
+        estimator, counts[x, y], (n_x[x], n_y[y]), (n_x[n_x > 0], n_y[n_y > 0])
+    )
+    return found.bits, found.stderr
 
 
 def entropy_of_counts(counts: NDArray[Any], estimator: str = DEFAULT_ESTIMATOR) -> float:
@@ -177,7 +218,9 @@ def entropy_of_counts(counts: NDArray[Any], estimator: str = DEFAULT_ESTIMATOR) 
     Returns
     -------
     float
-        :math:`(\phi(N) - \sum \phi(n)) / N` in bits; 0 for no counts.
+        In bits; 0 for no counts, or one state. A table's is
+        :math:`(\phi(N) - \sum \phi(n)) / N`; ``"coverage-jackknife"`` extrapolates the jackknife's
+        to full coverage, as :func:`information_of_counts` does.
 
     Raises
     ------
@@ -190,52 +233,7 @@ def entropy_of_counts(counts: NDArray[Any], estimator: str = DEFAULT_ESTIMATOR) 
     1.0
     """
     counts = _counts(counts, 1)
-    total = int(counts.sum())
-    phi = estimator_table(estimator, total)
-    return float((phi[total] - phi[counts].sum()) / total) if total else 0.0
-
-
-def log2_table(n: int) -> Float:
-    """Tabulate the logarithms of counts.
-
-    Parameters
-    ----------
-    n : int
-        The largest count, at least 0.
-
-    Returns
-    -------
-    ndarray of float64, shape (n + 1,)
-        ``log2`` of 0 to ``n``, read-only; 0 for a count of 0.
-
-    Raises
-    ------
-    ValueError
-        If ``n`` is negative.
-
-    Examples
-    --------
-    >>> log2_table(4).tolist()
-    [0.0, 0.0, 1.0, 1.584962500721156, 2.0]
-    """
-    return _table(_LOG2, n)
-
-
-def _table(name: str, n: int) -> Float:
-    """Return the first ``n + 1`` entries of a table, kept for the next call."""
-    if n < 0:
-        raise ValueError(f"the largest count must be at least 0, got {n}")
-    table = _tables.get(name)
-    if table is None or table.size <= n:
-        counts = np.arange(n + 1, dtype=np.float64)
-        # At 0 the limit is 0, which the formulas cannot say.
-        counts[0] = 1.0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            table = np.log2(counts) if name == _LOG2 else _PHI[name](counts)
-        table[0] = 0.0
-        table.setflags(write=False)
-        _tables[name] = table
-    return table[: n + 1]
+    return histograms.entropy(estimator, counts[counts > 0])
 
 
 def _counts(counts: NDArray[Any], ndim: int) -> NDArray[np.int64]:

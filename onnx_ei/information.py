@@ -5,27 +5,29 @@ The arithmetic from counts to bits is in ``onnx_ei.estimators``, whose names thi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_ei._estimators.histograms import information
 from onnx_ei._kernels.pairwise import _pairwise
-from onnx_ei._kernels.vector import _pointwise_moments
 from onnx_ei.estimators import (
     DEFAULT_ESTIMATOR,
     ESTIMATORS,
     entropy_of_counts,
+    estimator_rule,
     estimator_table,
     information_of_counts,
-    log2_table,
 )
 from onnx_ei.histogram import check_codes, state_ids
 
 __all__ = [
     "DEFAULT_ESTIMATOR",
     "ESTIMATORS",
+    "Influence",
     "PairwiseInformation",
     "VectorInformation",
     "entropy_of_counts",
@@ -37,7 +39,87 @@ __all__ = [
 
 Float = NDArray[np.float64]
 
-_MAX_BLOCKS = 64
+_INFLUENCES = 2048
+"""Samples whose influence is kept: their variance is known to 3 %, for 2 % of 10**5 samples."""
+_TASKS = 256
+_GRAIN = 2.0**20
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Influence:
+    r"""What a sum of informations owes to single samples: the source of its standard error.
+
+    Attributes
+    ----------
+    values : ndarray of float64, shape (m,)
+        For each of the first ``m`` samples the sum of its pointwise informations less their
+        means, each times ``n_samples / kept``; in bits. Multiples of 2**-20 for each term, so
+        that no order of adding changes a sum.
+    variance, first_order : float
+        ``n_samples`` times the variance of each term, summed: the whole, and that which the
+        pointwise informations show; in bits squared.
+    extrapolation : float
+        Errors of what was added for states never seen, summed: they share their sign.
+    n_samples : int
+        Samples drawn, kept or not.
+    """
+
+    values: Float
+    variance: float
+    first_order: float
+    extrapolation: float
+    n_samples: int
+
+    @classmethod
+    def none(cls, n_samples: int) -> Influence:
+        """Return that of a sum of nothing."""
+        values = np.zeros(min(n_samples, _INFLUENCES))
+        return cls(
+            values=values, variance=0.0, first_order=0.0, extrapolation=0.0, n_samples=n_samples
+        )
+
+    def __add__(self, other: Influence) -> Influence:
+        """Return that of both sums together, of the same samples."""
+        return Influence(
+            values=self.values + other.values,
+            variance=self.variance + other.variance,
+            first_order=self.first_order + other.first_order,
+            extrapolation=self.extrapolation + other.extrapolation,
+            n_samples=self.n_samples,
+        )
+
+    def __sub__(self, other: Influence) -> Influence:
+        """Return that of the difference, of the same samples."""
+        values = self._factor * self.values - other._factor * other.values
+        spread = self.variance + other.variance
+        return Influence(
+            values=values,
+            variance=spread,
+            first_order=spread,
+            extrapolation=self.extrapolation + other.extrapolation,
+            n_samples=self.n_samples,
+        )
+
+    @property
+    def _factor(self) -> float:
+        """The noise of the counts swells pointwise informations: what takes it out again."""
+        return math.sqrt(self.variance / self.first_order) if self.first_order else 1.0
+
+    @property
+    def stderr(self) -> float:
+        r"""Standard error of the sum, in bits; 0 for fewer than two samples.
+
+        The infinitesimal jackknife, which is delete-one to first order in 1/N:
+        :math:`\sqrt{\mathrm{Var}[v] / N}`, v the ``values``, scaled by ``variance /
+        first_order``. Terms share samples, so their own variances must not be added. To it comes
+        ``extrapolation``.
+        """
+        if self.values.size < 2:
+            return 0.0
+        spread = float(self.values.var(ddof=1)) * self._factor**2
+        if not self.first_order:
+            spread = self.variance
+        return math.hypot(math.sqrt(spread / self.n_samples), self.extrapolation)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,10 +134,8 @@ class PairwiseInformation:
         Standard error of each alone, in bits; 0 where nothing was kept.
     kept : ndarray of int64, shape (n_inputs, n_outputs)
         Samples that neither unit dropped.
-    influence : ndarray of float64, shape (n_outputs, n_blocks)
-        Sum, over the inputs and over the samples of one block, of the sample's pointwise
-        information less the pair's, times ``n_samples / kept``; in bits. Multiples of 2**-20 for
-        each input, so that sums over tiles of inputs are exact in any order.
+    influence : Influence
+        Of the sum over all pairs.
     n_samples : int
         Samples drawn, kept or not.
     """
@@ -63,7 +143,7 @@ class PairwiseInformation:
     bits: Float
     stderr: Float
     kept: NDArray[np.int64]
-    influence: Float
+    influence: Influence
     n_samples: int
 
     def __post_init__(self) -> None:
@@ -74,8 +154,6 @@ class PairwiseInformation:
                 "bits, stderr and kept must be matrices of one shape, "
                 f"got {shape}, {self.stderr.shape} and {self.kept.shape}"
             )
-        if self.influence.ndim != 2 or self.influence.shape[0] != shape[1]:
-            raise ValueError(f"influence must be ({shape[1]}, blocks), got {self.influence.shape}")
 
     @property
     def total(self) -> float:
@@ -84,13 +162,8 @@ class PairwiseInformation:
 
     @property
     def total_stderr(self) -> float:
-        r"""Standard error of ``total``, in bits.
-
-        The delete-one-block jackknife, linearised: with :math:`D_g` the influence of block
-        :math:`g` of :math:`G`, :math:`\frac{G}{(G - 1) n^2} \sum_g (D_g - \bar D)^2` is the
-        variance. Pairs share samples, so their own variances must not be added. 0 for one block.
-        """
-        return block_stderr(self.influence.sum(axis=0), self.n_samples)
+        """Standard error of ``total``, in bits."""
+        return self.influence.stderr
 
 
 def pairwise_information(
@@ -144,18 +217,26 @@ def pairwise_information(
     n = in_codes.shape[1]
     if out_codes.shape[1] != n:
         raise ValueError(f"{n} samples of the inputs, but {out_codes.shape[1]} of the outputs")
-    tables = np.stack([estimator_table(estimator, n), log2_table(n)], axis=1)
     shape = (in_bins.size, out_bins.size)
     bits = np.empty((2, *shape))
     kept = np.empty(shape, np.int64)
-    groups = _groups(*shape)
-    influence = np.zeros((out_bins.size * groups, max(1, min(n, _MAX_BLOCKS))))
-    _pairwise(in_codes, out_codes, in_bins, out_bins, tables, bits, kept, influence)
+    tasks = _tasks(*shape)
+    influence = np.zeros((tasks, min(n, _INFLUENCES)))
+    spread = np.zeros((tasks, 3))
+    rule = estimator_rule(estimator, n)
+    _pairwise(in_codes, out_codes, (in_bins, out_bins), rule, bits, kept, influence, spread)
+    variance, first_order, extrapolation = spread.sum(axis=0).tolist()
     return PairwiseInformation(
         bits=bits[0],
         stderr=bits[1],
         kept=kept,
-        influence=influence.reshape(out_bins.size, groups, -1).sum(axis=1),
+        influence=Influence(
+            values=influence.sum(axis=0),
+            variance=variance,
+            first_order=first_order,
+            extrapolation=extrapolation,
+            n_samples=n,
+        ),
         n_samples=n,
     )
 
@@ -169,8 +250,9 @@ class VectorInformation:
     bits : float
         The estimate, not clipped; 0 where nothing was kept.
     stderr : float
-        Its standard error in bits, by the variance of the pointwise information: the scatter
-        between runs, not the bias that ``coverage`` warns of. 0 where nothing was kept.
+        Its standard error in bits: the scatter between runs, and what the extrapolation to
+        states never seen may be off by; not the rest of the bias that ``coverage`` warns of. 0
+        where nothing was kept.
     n_kept : int
         Samples that no unit dropped.
     coverage : float
@@ -180,8 +262,8 @@ class VectorInformation:
         Joint states seen once.
     n_states : tuple of int
         Distinct states of the input, of the output and of the joint.
-    influence : ndarray of float64, shape (n_blocks,)
-        As in ``PairwiseInformation``, for this one pair.
+    influence : Influence
+        Of this one pair.
     """
 
     bits: float
@@ -190,7 +272,7 @@ class VectorInformation:
     coverage: float
     singletons: int
     n_states: tuple[int, int, int]
-    influence: Float
+    influence: Influence
 
 
 def vector_information(
@@ -221,9 +303,9 @@ def vector_information(
 
     Notes
     -----
-    Below a coverage of about 0.95 the estimate is biased upwards, and no estimator of this table
-    repairs it: with every joint state seen once it is log2(n) whatever the truth. The result does
-    not depend on the number of threads. Uses numba's threads: call it from one thread at a time.
+    Below a coverage of about 0.95 estimates are biased, most of them upwards: with every joint
+    state seen once, no estimator can tell log2(n) from the truth. The result does not depend on
+    the number of threads. Uses numba's threads: call it from one thread at a time.
 
     Examples
     --------
@@ -233,71 +315,46 @@ def vector_information(
     >>> found.bits, found.n_states, found.coverage
     (2.0, (4, 4, 4), 1.0)
     """
-    n_kept = int(np.count_nonzero(kept))
-    phi, log2 = estimator_table(estimator, n_kept), log2_table(n_kept)
-    ids = np.empty((3, kept.size), np.int64)
-    ids[0], in_counts = state_ids(*in_keys, kept)
-    ids[1], out_counts = state_ids(*out_keys, kept)
-    pair = ids[0].astype(np.uint64) << np.uint64(32) | ids[1].astype(np.uint64)
-    ids[2], counts = state_ids(np.zeros_like(pair), pair, kept)
+    n = kept.size
+    x, in_counts = state_ids(*in_keys, kept)
+    y, out_counts = state_ids(*out_keys, kept)
+    pair = x.astype(np.uint64) << np.uint64(32) | y.astype(np.uint64)
+    joint, counts = state_ids(np.zeros_like(pair), pair, kept)
+    n_kept = int(counts.sum())
     singletons = int(np.count_nonzero(counts == 1))
-    found = (in_counts, out_counts, counts)
-    bits = stderr = 0.0
-    moments = np.zeros((2, max(1, min(kept.size, _MAX_BLOCKS))))
-    if n_kept:
-        outer = phi[in_counts].sum() + phi[out_counts].sum()
-        bits = float((phi[n_kept] + phi[counts].sum() - outer) / n_kept)
-        plugin = log2[counts] @ counts - log2[in_counts] @ in_counts - log2[out_counts] @ out_counts
-        logs = np.zeros((3, counts.size))
-        for row, of in zip(logs, found, strict=True):
-            row[: of.size] = log2[of]
-        _pointwise_moments(ids, logs, float(plugin / n_kept), moments)
-        stderr = float(np.sqrt(moments[1].sum()) / n_kept)
+    # The state of either end that each joint state belongs to: any of its samples says.
+    ends = np.zeros((2, counts.size), np.int64)
+    ends[:, joint[kept]] = x[kept], y[kept]
+    margins = (in_counts, out_counts)
+    at = (in_counts[ends[0]], out_counts[ends[1]])
+    found = information(estimator, counts, at, margins)
+    first = joint[:_INFLUENCES]
+    scale = n / n_kept if n_kept else 0.0
+    values = np.where(first < 0, 0.0, found.point[first] if n_kept else 0.0)
     return VectorInformation(
-        bits=bits,
-        stderr=stderr,
+        bits=found.bits,
+        stderr=found.stderr,
         n_kept=n_kept,
         coverage=1 - singletons / n_kept if n_kept else 0.0,
         singletons=singletons,
         n_states=(in_counts.size, out_counts.size, counts.size),
-        influence=moments[0] * (kept.size / n_kept if n_kept else 0.0),
+        influence=Influence(
+            values=np.rint(values * scale * _GRAIN) / _GRAIN,
+            variance=found.variance * n,
+            first_order=found.first_order * n,
+            extrapolation=found.extrapolation,
+            n_samples=n,
+        ),
     )
 
 
-def block_stderr(influence: Float, n_samples: int) -> float:
-    """Return the standard error of a mean from its influence, summed over blocks of samples.
-
-    Parameters
-    ----------
-    influence : ndarray of float64, shape (n_blocks,)
-        Sums over equal contiguous blocks.
-    n_samples : int
-        Samples in all blocks.
-
-    Returns
-    -------
-    float
-        In the unit of ``influence``; 0 for fewer than two blocks.
-
-    Examples
-    --------
-    >>> block_stderr(np.array([3.0, -3.0]), 6)
-    1.0
-    """
-    blocks = influence.size
-    if blocks < 2:
-        return 0.0
-    spread = np.sum((influence - influence.mean()) ** 2)
-    return float(np.sqrt(blocks / (blocks - 1) * spread) / n_samples)
-
-
-def _groups(n_inputs: int, n_outputs: int) -> int:
-    """Return into how many tasks to cut the inputs of one output.
+def _tasks(n_inputs: int, n_outputs: int) -> int:
+    """Return into how many tasks to cut the pairs of a layer.
 
     By the numbers of units alone, so that neither results nor memory depend on the machine: about
-    64 tasks in all, and at least 4 inputs in each to pay for its preparation.
+    64 tasks or more, and at least 4 inputs of an output in each to pay for its preparation.
     """
-    return max(1, min(n_inputs // 4, -(-64 // n_outputs)))
+    return min(_TASKS, n_outputs * max(1, min(n_inputs // 4, -(-64 // n_outputs))))
 
 
 def _unit_codes(

@@ -26,7 +26,12 @@ from onnx_ei._sampling.source import (
 from onnx_ei._sampling.vectors import UnitCounts, Vector
 from onnx_ei.binning import Binning
 from onnx_ei.histogram import Keys, pack_keys
-from onnx_ei.information import PairwiseInformation, pairwise_information, vector_information
+from onnx_ei.information import (
+    Influence,
+    PairwiseInformation,
+    pairwise_information,
+    vector_information,
+)
 from onnx_ei.noise import CHUNK
 
 __all__ = ["Group", "JointSampler", "PairwiseResult"]
@@ -305,25 +310,22 @@ class PairwiseResult:
     def __init__(self, n_inputs: int, n_outputs: int, n_samples: int) -> None:
         self._bits = np.empty((2, n_inputs, n_outputs))
         self._kept = np.empty((n_inputs, n_outputs), np.int64)
-        self._influence: FloatArray | None = None
+        self._influence = Influence.none(n_samples)
         self._n_samples = n_samples
 
     def add(self, info: PairwiseInformation, inputs: slice, outputs: slice) -> None:
-        """Take a tile's part. The kernel's influences are rounded so that sums are exact."""
+        """Take a tile's part. Influences are rounded so that sums are exact."""
         self._bits[0, inputs, outputs] = info.bits
         self._bits[1, inputs, outputs] = info.stderr
         self._kept[inputs, outputs] = info.kept
-        if self._influence is None:
-            self._influence = np.zeros((self._kept.shape[1], info.influence.shape[1]))
-        self._influence[outputs] += info.influence
+        self._influence += info.influence
 
     def freeze(self) -> PairwiseInformation:
         """Return the whole."""
-        influence = self._influence
         return PairwiseInformation(
             bits=self._bits[0],
             stderr=self._bits[1],
             kept=self._kept,
-            influence=np.zeros((self._kept.shape[1], 1)) if influence is None else influence,
+            influence=self._influence,
             n_samples=self._n_samples,
         )

@@ -38,91 +38,203 @@ def count_pair(x: Array, rows: Array, slab: Array) -> None:
         slab[cell] += count
 
 
-def sum_cells(
-    slab: Array, x_bins: int, y_bins: int, tables: Array, n_x: Array, n_y: Array, sums: Array
-) -> None:
-    cells = slab[:y_bins, :x_bins].astype(int)
-    n_x[:x_bins] = cells.sum(axis=0)
+def sum_cells(slab: Array, tables: Array, n_x: Array, n_y: Array, sums: Array) -> None:
+    cells = slab[: n_y.size, : n_x.size].astype(int)
+    n_x[:] = cells.sum(axis=0)
     n_y[:] = cells.sum(axis=1)
-    for x in range(x_bins):
-        sums[0, x] = math.fsum(tables[n, 0] for n in cells[:, x])
-        sums[1, x] = math.fsum(n * math.log2(n) for n in cells[:, x] if n)
+    for x, column in enumerate(cells.T.tolist()):
+        sums[:3, x] = [math.fsum(tables[n, k] for n in column) for k in range(3)]
+        sums[3, x] = column.count(1)
+        sums[4, x] = sum(n * n for n in column)
 
 
-def estimate(
-    x_bins: int, y_bins: int, tables: Array, n_x: Array, n_y: Array, sums: Array, result: Array
-) -> None:
-    x, y = n_x[:x_bins].tolist(), n_y[:y_bins].tolist()
-    kept = sum(x)
-    result[:] = 0
-    if kept:
-        outer = math.fsum(tables[n, 0] for n in x + y)
-        result[0] = (tables[kept, 0] + math.fsum(sums[0, :x_bins]) - outer) / kept
-        outer = math.fsum(n * math.log2(n) for n in x + y if n)
-        result[1] = (kept * math.log2(kept) + math.fsum(sums[1, :x_bins]) - outer) / kept
-        result[2] = kept
+def sum_margins(n_x: Array, n_y: Array, tables: Array, sums: Array, totals: Array) -> None:
+    x, y = n_x.tolist(), n_y.tolist()
+    each = [math.fsum(row[: len(x)]) for row in sums.tolist()]
+    totals[0] = sum(x)
+    for k in range(2):
+        outer = math.fsum(tables[n, k] for n in x + y)
+        totals[k + 1] = tables[sum(x), k] + each[k] - outer
+    totals[3:] = [*each[2:], sum(n * n for n in x), sum(n * n for n in y)]
 
 
 def weigh_cells(
-    slab: Array, tables: Array, n_x: Array, n_y: Array, plugin: float, weights: Array, sums: Array
+    slab: Array, tables: Array, ratio: float, n_x: Array, n_y: Array, weights: Array, sums: Array
 ) -> None:
-    total = int(n_x.sum())
+    def point(n: int) -> float:
+        return float(tables[n, 3] - ratio * tables[n, 4])
+
+    cells = slab[: n_y.size, : n_x.size].astype(int).tolist()
+    x, y = n_x.tolist(), n_y.tolist()
     weights[:] = 0
-    for x, in_x in enumerate(n_x.tolist()):
-        square = []
-        for y, in_y in enumerate(n_y.tolist()):
-            count = int(slab[y, x])
-            if count:
-                weights[y, x] = math.log2(count * total / (in_x * in_y)) - plugin
-                square.append(count * weights[y, x] ** 2)
-        sums[1, x] = math.fsum(square)
+    for b, row in enumerate(cells):
+        weights[b, : len(x)] = [point(n) - point(x[a]) - point(y[b]) for a, n in enumerate(row)]
+    mean = math.fsum(n * weights[b, a] for b, row in enumerate(cells) for a, n in enumerate(row))
+    weights[: len(y), : len(x)] -= mean / sum(x)
+    for a in range(len(x)):
+        column = [row[a] for row in cells]
+        sums[0, a] = -point(x[a])
+        sums[1, a] = math.fsum(n * weights[b, a] ** 2 for b, n in enumerate(column))
+        # Draw a sample of the cell, another of its x, and a third of its y that is neither.
+        sums[2, a] = sum(
+            n * ((n - 1) * (y[b] - 2) + (x[a] - n) * (y[b] - 1)) for b, n in enumerate(column) if n
+        )
+
+
+def look_up(place: float, weight: float, null: Array, moments: Array) -> None:
+    at = min(max((place + 40) * 16, 0), len(null) - 1.001)
+    low, share = math.floor(at), at - math.floor(at)
+    moments += weight * ((1 - share) * null[low] + share * null[low + 1])
+
+
+def sum_null(n_x: Array, n_y: Array, tables: Array, null: Array, moments: Array) -> None:
+    x, y = ([n for n in counts.tolist() if n] for counts in (n_x, n_y))
+    moments[:] = 0
+    cells = [(a * b / sum(x), 1) for a, b in itertools.product(x, y)]
+    for mean, sign in [*cells, *((n, -1) for n in x + y), (sum(x), 1)]:
+        look_up(math.log2(mean), sign, null, moments)
+
+
+def unseen_nats(cells: Array, n: float, out: Array) -> None:
+    once, twice = (int(np.count_nonzero(cells == k)) for k in (1, 2))
+    out[0] = 0
+    if once == 0 or (twice == 0 and once == 1):
+        return
+    seen = twice * 2 if twice else 2
+    share = seen / ((n - 1) * (once if twice else once - 1) + seen)
+    # As printed, (1 - A)**(1 - n) (-ln A - sum of (1 - A)**r / r), is one large number of another.
+    powers = (once * (1 - share) ** (k + 1) / (n + k) for k in itertools.count())
+    out[0] = math.fsum(itertools.takewhile(lambda term: term > 1e-14, powers))
+
+
+def covered_nats(cells: Array, n: float, out: Array) -> None:
+    counts = [c for c in cells.tolist() if c]
+    covered = 1 - (counts.count(1) - (counts.count(1) == n)) / n
+    shares = [covered * c / n for c in counts]
+    out[0] = n * math.fsum(-p * math.log(p) / (1 - (1 - p) ** n) for p in shares if p < 1)
+
+
+def scaled_e1(x: float, out: Array) -> None:
+    from scipy.special import exp1
+
+    out[0] = math.exp(x) * exp1(x) if x < 500 else 1 / x - 1 / x**2 + 2 / x**3
+
+
+def geometric_over(a: float, z: float, out: Array) -> None:
+    terms = (z**k / (a + k) for k in itertools.count())
+    out[0] = math.fsum(itertools.takewhile(lambda term: term > 1e-16, terms))
+
+
+def add_rare(slab: Array, n_x: Array, n_y: Array, which: int, totals: Array) -> None:
+    cells = slab[: n_y.size, : n_x.size].ravel().astype(int)
+    of_each = []
+    for counts in (n_x, n_y, cells):
+        out = np.empty(1)
+        (covered_nats if which == 1 else unseen_nats)(counts, float(totals[0]), out)
+        of_each.append(out[0])
+    bits = (of_each[0] + of_each[1] - of_each[2]) / math.log(2)
+    totals[1] = bits + (0 if which == 1 else totals[1])
+
+
+def extrapolate(totals: Array, ratio: Array) -> None:
+    _, _, tail, thin, once, *_ = totals.tolist()
+    ratio[0] = once * thin / (thin + 1) ** 2
+    if tail < 0:
+        ratio[0] = min(1, ratio[0])
+
+
+def judge(
+    totals: Array, ratio: float, triples: float, square: float, moments: Array, result: Array
+) -> None:
+    n, bits, tail, _, once, in_xy, in_x, in_y = totals.tolist()
+    b, d, bb, bd, dd, ss, sd, s2 = moments.tolist()
+    alike = 0.0
+    if n >= 3 and in_xy > n:
+        same, same_x, same_y = ((squares - n) / (n * (n - 1)) for squares in (in_xy, in_x, in_y))
+        cross = triples / (n * (n - 1) * (n - 2))
+        alike = min(max(1 - (same - 2 * cross + same_x * same_y) / same, 0), 1)
+    second = bb - 2 * ratio * bd + ratio**2 * dd
+    noise = ss - 2 * ratio * sd + ratio**2 * s2
+    result[0] = (bits - ratio * tail - alike**4 * (b - ratio * d)) / n
+    result[1] = max(square + alike**4 * (second - noise), alike**4 * second / 2) / n**2
+    result[2] = square / n**2
+    result[3] = 2 * (once / n) * 4 * alike * (1 - alike) * abs(ratio * tail / n)
+    result[4] = alike**4
+
+
+def measure_pair(
+    slab: Array,
+    rule: tuple[Array, Array, int],
+    n_x: Array,
+    n_y: Array,
+    weights: Array,
+    sums: Array,
+    result: Array,
+) -> None:
+    tables, null, which = rule
+    totals, moments, ratio = np.empty(8), np.zeros(8), np.zeros(1)
+    sum_cells(slab, tables, n_x, n_y, sums)
+    sum_margins(n_x, n_y, tables, sums, totals)
+    result[:] = 0
+    n = totals[0]
+    if n == 0:
+        return
+    if which == 3:
+        extrapolate(totals, ratio)
+    weigh_cells(slab, tables, float(ratio[0]), n_x, n_y, weights, sums)
+    triples, square = (math.fsum(sums[k, : n_x.size].tolist()) for k in (2, 1))
+    if n in (n_x.max(), n_y.max()):
+        weights[:] = 0
+    elif which == 3:
+        sum_null(n_x, n_y, tables, null, moments)
+        judge(totals, float(ratio[0]), triples, square, moments, result)
+        if result[4] <= 1e-6:
+            judge(totals, float(ratio[0]), triples, square, np.zeros(8), result)
+    else:
+        if which:
+            add_rare(slab, n_x, n_y, which, totals)
+        result[:3] = [totals[1] / n, square / n**2, square / n**2]
+    result[5] = n
 
 
 def add_influence(x: Array, rows: Array, weights: Array, scale: float, influence: Array) -> None:
+    weights[:] = [math.floor(w * scale * 2**20 + 0.5) / 2**20 for w in weights.tolist()]
     cells = (rows.astype(int) + x.astype(int)).tolist()
-    n, blocks = len(cells), influence.size
-    for g in range(blocks):
-        block = [weights[cell] for s, cell in enumerate(cells) if s * blocks // n == g]
-        influence[g] += math.floor(math.fsum(block) * scale * 2**20 + 0.5) / 2**20
-
-
-def size(group: int, groups: int, n: int) -> int:
-    return (group + 1) * n // groups - group * n // groups
+    for s in range(influence.size):
+        influence[s] += weights[cells[s]]
 
 
 def pairwise(
     in_codes: Array,
     out_codes: Array,
-    in_bins: Array,
-    out_bins: Array,
-    tables: Array,
+    bins: tuple[Array, Array],
+    rule: tuple[Array, Array, int],
     bits: Array,
     kept: Array,
     influence: Array,
+    spread: Array,
 ) -> None:
-    n, blocks = in_codes.shape[1], influence.shape[1]
-    groups = influence.shape[0] // out_bins.size
-    row = [g for g in range(groups) for _ in range(size(g, groups, in_bins.size))]
-    phi = tables[:, 0]
-    for a, x in enumerate(in_codes.tolist()):
-        for b, y in enumerate(out_codes.tolist()):
-            good = [s for s in range(n) if x[s] < in_bins[a] and y[s] < out_bins[b]]
-            n_x, n_y = Counter(x[s] for s in good), Counter(y[s] for s in good)
-            n_xy = Counter((x[s], y[s]) for s in good)
-            total = kept[a, b] = len(good)
-            bits[:, a, b] = 0
-            if not good:
-                continue
-            joint = math.fsum(phi[c] for c in n_xy.values())
-            outer = math.fsum(phi[c] for m in (n_x, n_y) for c in m.values())
-            bits[0, a, b] = (phi[total] + joint - outer) / total
-            i = {s: math.log2(n_xy[x[s], y[s]] * total / (n_x[x[s]] * n_y[y[s]])) for s in good}
-            mean = math.fsum(i.values()) / total
-            bits[1, a, b] = math.sqrt(math.fsum((v - mean) ** 2 for v in i.values())) / total
-            for g in range(blocks):
-                block = [v - mean for s, v in i.items() if s * blocks // n == g]
-                rounded = math.floor(math.fsum(block) * n / total * 2**20 + 0.5) / 2**20
-                influence[b * groups + row[a], g] += rounded
+    n = in_codes.shape[1]
+    for (a, x), (b, y) in itertools.product(
+        enumerate(in_codes.tolist()), enumerate(out_codes.tolist())
+    ):
+        x_bins, y_bins = int(bins[0][a]), int(bins[1][b])
+        good = [s for s in range(n) if x[s] < x_bins and y[s] < y_bins]
+        slab = np.zeros((y_bins + 1, x_bins + 1), np.uint32)
+        for s in good:
+            slab[y[s], x[s]] += 1
+        weights, result = np.zeros(slab.shape), np.empty(6)
+        margins = np.zeros(x_bins, int), np.zeros(y_bins, int)
+        measure_pair(slab, rule, *margins, weights, np.empty((5, x_bins)), result)
+        kept[a, b] = len(good)
+        bits[:, a, b] = result[0], math.sqrt(result[1] + result[3] ** 2)
+        # Which task a pair belongs to is the kernel's own affair: the first has them all here.
+        for s in good:
+            if s < influence.shape[1]:
+                whole = weights[y[s], x[s]] * n / len(good) * 2**20
+                influence[0, s] += math.floor(whole + 0.5) / 2**20
+        for k, added in enumerate((result[1] * n, result[2] * n, result[3])):
+            spread[0, k] += math.floor(added * 2**26 + 0.5) / 2**26
 
 
 def mix(hi: int, lo: int, word: int) -> tuple[int, int]:
@@ -221,17 +333,6 @@ def gather_states(
         for i in range(starts[p], starts[p + 1]):
             ids[order[i]] = offsets[p] + local[i]
             counts[ids[order[i]]] = sparse[starts[p] + local[i]]
-
-
-def pointwise_moments(ids: Array, logs: Array, shift: float, moments: Array) -> None:
-    n, blocks = ids.shape[1], moments.shape[1]
-    values: list[list[float]] = [[] for _ in range(blocks)]
-    for s, (x, y, xy) in enumerate(ids.T.tolist()):
-        if xy >= 0:
-            values[s * blocks // n].append(logs[2, xy] - logs[0, x] - logs[1, y] - shift)
-    for g, block in enumerate(values):
-        moments[0, g] = math.fsum(block)
-        moments[1, g] = math.fsum(v * v for v in block)
 
 
 def count_codes(codes: Array, kept: Array, starts: Array, counts: Array) -> None:

@@ -14,9 +14,9 @@ from onnx_ei.estimators import (
     DEFAULT_ESTIMATOR,
     ESTIMATORS,
     entropy_of_counts,
+    estimator_rule,
     estimator_table,
     information_of_counts,
-    log2_table,
 )
 
 quick = settings(derandomize=True, deadline=None, max_examples=40)
@@ -60,8 +60,16 @@ def plugin_entropy(counts: Any) -> float:
 
 class TestTables:
     def test_names(self) -> None:
-        assert ESTIMATORS == ("plugin", "miller-madow", "grassberger", "jackknife")
-        assert DEFAULT_ESTIMATOR == "jackknife"
+        assert ESTIMATORS == (
+            "plugin",
+            "miller-madow",
+            "grassberger",
+            "chao-shen",
+            "chao-wang-jost",
+            "jackknife",
+            "coverage-jackknife",
+        )
+        assert DEFAULT_ESTIMATOR == "coverage-jackknife"
         assert information.ESTIMATORS is ESTIMATORS
 
     @pytest.mark.parametrize("name", ESTIMATORS)
@@ -74,7 +82,12 @@ class TestTables:
         assert not long.flags.writeable
         assert estimator_table(name, 0).tolist() == [0.0]
         # of one sample the corrections of single counts say nothing true: -1/2 and -(gamma + ln 2)
-        once = {"miller-madow": -0.5, "grassberger": -(np.euler_gamma + np.log(2))}.get(name, 0.0)
+        single = {
+            "miller-madow": -0.5,
+            "grassberger": -(np.euler_gamma + np.log(2)),
+            "chao-wang-jost": -np.euler_gamma,
+        }
+        once = single.get(name, 0.0)
         assert long[0] == 0.0
         assert long[1] == pytest.approx(once / np.log(2), abs=1e-15)
         assert np.isfinite(long).all()
@@ -116,12 +129,12 @@ class TestTables:
         with pytest.raises(ValueError, match="unknown estimator 'x': known: 'plugin', 'mill"):
             information_of_counts(np.ones((2, 2), int), "x")
         with pytest.raises(ValueError, match="unknown estimator 'log2'"):
-            estimator_table("log2", 3)
+            entropy_of_counts(np.ones(3, int), "log2")
 
     def test_negative_lengths(self) -> None:
-        for table in (lambda n: estimator_table("plugin", n), log2_table):
+        for table in (estimator_table, estimator_rule):
             with pytest.raises(ValueError, match="must be at least 0, got -1"):
-                table(-1)
+                table("plugin", -1)
 
 
 @pytest.mark.parametrize("case", COUNTS)
@@ -166,9 +179,50 @@ class TestAgainstOracles:
         total, repeats = counts.sum(), counts[x, y]
         i = np.log2(repeats * total / (counts.sum(1)[x] * counts.sum(0)[y]))
         expected = np.std(np.repeat(i, repeats)) / np.sqrt(total)
-        for name in ESTIMATORS:
+        for name in ESTIMATORS[:-1]:
             stderr = information_of_counts(counts, name)[1]
             assert stderr == pytest.approx(expected, abs=1e-12)
+
+    @pytest.mark.parametrize("name", ["chao-shen", "chao-wang-jost"])
+    def test_papers(self, case: str, name: str) -> None:
+        counts = COUNTS[case]
+        paper = chao_shen if name == "chao-shen" else chao_wang_jost
+        scale = max(1.0, 1e-4 * counts.sum())
+        entropy = paper(counts.ravel())
+        assert entropy_of_counts(counts.ravel(), name) == pytest.approx(entropy, abs=1e-7 * scale)
+        bits, _ = information_of_counts(counts, name)
+        expected = paper(counts.sum(0)) + paper(counts.sum(1)) - entropy
+        if 1 in counts.shape or counts.sum() == 1:
+            expected = 0.0
+        assert bits == pytest.approx(expected, abs=1e-7 * scale)
+
+
+def chao_shen(counts: Any) -> float:
+    """Chao and Shen (2003), equation 9, in bits."""
+    counts, n = counts[counts > 0], counts.sum()
+    once = np.count_nonzero(counts == 1)
+    p = (1 - min(once, n - 1) / n) * counts / n
+    with np.errstate(divide="ignore", invalid="ignore"):
+        terms = p * np.log2(p) / (1 - (1 - p) ** n)
+    return -float(np.sum(np.where(p == 1, 0, terms)))
+
+
+def chao_wang_jost(counts: Any) -> float:
+    """Chao, Wang and Jost (2013), equation 7b as printed, in fractions where it cancels."""
+    from fractions import Fraction
+
+    from scipy.special import digamma
+
+    counts, n = counts[counts > 0], int(counts.sum())
+    once, twice = (int(np.count_nonzero(counts == k)) for k in (1, 2))
+    nats = float(np.sum(counts / n * (digamma(n) - digamma(counts))))
+    if once and not (once == 1 and twice == 0):
+        seen = Fraction(2 * twice if twice else 2)
+        a = float(seen / ((n - 1) * (once if twice else once - 1) + seen))
+        # -ln A - sum_{r < n} (1 - A)^r / r is the sum of the terms from n on.
+        r = np.arange(n, n + int(60 / a) + 1, dtype=float)
+        nats += once / n * float(np.sum(np.exp((r - n + 1) * np.log1p(-a)) / r))
+    return nats / np.log(2)
 
 
 class TestInvariants:
@@ -219,6 +273,7 @@ class TestEdges:
     def test_small_dtypes_do_not_overflow(self) -> None:
         counts = np.full((4, 4), 200, np.uint8)
         assert information_of_counts(counts, "plugin")[0] == pytest.approx(0, abs=1e-12)
+        assert information_of_counts(counts) == information_of_counts(counts.astype(np.int64))
 
     def test_jackknife_removes_the_first_order_of_bias(self) -> None:
         rng = np.random.default_rng(5)
@@ -230,3 +285,144 @@ class TestEdges:
         expected = 7 * 7 / (2 * 2000 * np.log(2))
         assert np.mean(found["plugin"]) == pytest.approx(expected, rel=0.1)
         assert abs(np.mean(found["jackknife"])) < 0.1 * expected
+
+
+class TestCoverageJackknife:
+    """The default: each of its parts by brute force, and what it is for."""
+
+    @pytest.mark.parametrize("n", [1, 2, 5, 40, 255, 256, 257, 300, 900])
+    def test_half_of_the_sample_by_its_definition(self, n: int) -> None:
+        from scipy.stats import binom
+
+        from onnx_ei._estimators.tables import TAIL, count_table
+
+        phi = estimator_table("jackknife", n)
+        expected = 2 * binom.pmf(np.arange(n + 1), n, 0.5) @ phi - phi[n] + n
+        # to 1e-7 past 256, where the table goes by its series
+        found = count_table("coverage-jackknife", n)[n, TAIL]
+        assert found == pytest.approx(expected, abs=1e-7 if n > 256 else 1e-10)
+
+    def test_d_is_what_half_of_the_sample_says_more(self) -> None:
+        rng = np.random.default_rng(0)
+        counts = rng.poisson(2.0, (12, 15))
+        n = counts.sum()
+        from onnx_ei._estimators.histograms import _sum
+        from onnx_ei._estimators.tables import TAIL, count_table
+
+        table = count_table("coverage-jackknife", int(n))
+        margins = (counts.sum(1), counts.sum(0))
+        d = _sum(TAIL, table, counts[counts > 0], margins) / n
+        whole = information_of_counts(counts, "jackknife")[0]
+        halves = []
+        for _ in range(4000):
+            half = rng.binomial(counts, 0.5)
+            # of a half whose size is fixed: N J_N is what the sums over counts are linear in
+            bits, size = information_of_counts(half, "jackknife")[0], half.sum()
+            halves.append(2 * bits * size / n)
+        error = np.std(halves) / np.sqrt(len(halves))
+        # the sums know no J_0 log N of the half's own size: it moves them by 1 / N
+        assert abs(np.mean(halves) - whole - d) < 4 * error + 2 / n
+
+    @pytest.mark.parametrize("mean", [1e-4, 0.03, 0.7, 2.4, 30.0, 200.0])
+    def test_null_table_by_its_definition(self, mean: float) -> None:
+        from scipy.stats import poisson
+
+        from onnx_ei._estimators.poisson import FINEST, STEPS, null_table
+
+        row = round((np.log2(mean) - FINEST) * STEPS)
+        mean = 2.0 ** (row / STEPS + FINEST)
+        n = np.arange(700)
+        p = poisson.pmf(n, mean)
+        tables = estimator_rule("coverage-jackknife", 699)[0]
+        phi, d = tables[:, 0], tables[:, 1]
+        expected = [p @ phi - mean * np.log2(mean) - mean / np.log(2), p @ d]
+        left, steps = [], []
+        for f in (phi, d):
+            slope = p @ ((n - mean) * f) / mean
+            left.append(f - p @ f - slope * (n - mean))
+            steps.append(np.diff(f, prepend=0.0) - slope)
+        for of in (left, steps):
+            weight = p if of is left else p * n
+            expected += [weight @ (of[i] * of[j]) for i, j in ((0, 0), (0, 1), (1, 1))]
+        np.testing.assert_allclose(null_table()[row], expected, rtol=1e-8, atol=1e-9)
+
+    def test_null_moments_are_of_cells_less_margins(self) -> None:
+        from onnx_ei._estimators.poisson import FINEST, STEPS, null_moments, null_table
+
+        def row(log: int) -> Any:
+            return null_table()[(log - FINEST) * STEPS]
+
+        # two states of 8 samples by four of 4: 8 cells of 2 of 16
+        found = null_moments(np.full(2, 8), np.full(4, 4))
+        expected = 8 * row(1) - 2 * row(3) - 4 * row(2) + row(4)
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+        # of cells with many samples each, (K_x - 1)(K_y - 1) / (2 ln(2)^2) is left
+        many = null_moments(np.full(8, 2**20), np.full(8, 2**20))
+        assert many[2] == pytest.approx(49 / (2 * np.log(2) ** 2), rel=0.02)
+        assert many[5] == pytest.approx(49 / np.log(2) ** 2, rel=0.02)
+
+    @pytest.mark.parametrize("drawn", range(4))
+    def test_share_of_independence_by_drawing_without_replacement(self, drawn: int) -> None:
+        from itertools import permutations
+
+        from onnx_ei._estimators.histograms import _alike
+
+        counts = np.random.default_rng(drawn).integers(0, 3, (2, 3))
+        samples = [cell for cell, c in np.ndenumerate(counts) for _ in range(c)]
+
+        def share(matches: Any, k: int) -> float:
+            found = [matches(*chosen) for chosen in permutations(samples, k)]
+            return float(np.mean(found))
+
+        same = share(lambda a, b: a == b, 2)
+        cross = share(lambda a, b, c: a[0] == b[0] and a[1] == c[1], 3)
+        rows, columns = share(lambda a, b: a[0] == b[0], 2), share(lambda a, b: a[1] == b[1], 2)
+        expected = 1 - (same - 2 * cross + rows * columns) / same if same else 0.0
+        x, y = np.nonzero(counts)
+        margins = (counts.sum(1), counts.sum(0))
+        ends = (margins[0][x], margins[1][y])
+        found = _alike(counts[x, y], ends, margins)
+        assert found == pytest.approx(min(max(expected, 0), 1), abs=1e-12)
+
+    def test_the_estimate_is_put_together_from_its_parts(self) -> None:
+        from onnx_ei._estimators.histograms import _alike, _sum
+        from onnx_ei._estimators.poisson import null_moments
+        from onnx_ei._estimators.tables import TAIL, count_table
+
+        counts = COUNTS["sparse"]
+        n, x, y = counts.sum(), *np.nonzero(counts)
+        margins = (counts.sum(1)[counts.sum(1) > 0], counts.sum(0)[counts.sum(0) > 0])
+        ends = (counts.sum(1)[x], counts.sum(0)[y])
+        seen = [np.count_nonzero(counts == k) for k in range(20)]
+        t = sum(k * 2.0 ** (1 - k) * seen[k] for k in range(2, 20))
+        d = _sum(TAIL, count_table("coverage-jackknife", int(n)), counts[x, y], margins) / n
+        r = seen[1] * t / (t + 1) ** 2
+        b = null_moments(*margins)[:2] @ [1, -(r if d > 0 else min(r, 1))] / n
+        w = _alike(counts[x, y], ends, margins) ** 4
+        expected = information_of_counts(counts, "jackknife")[0] - r * d - w * b
+        assert d > 0
+        assert information_of_counts(counts)[0] == pytest.approx(expected, abs=1e-12)
+
+    def test_independent_pairs_have_no_bits(self) -> None:
+        """Below 0.001 bit a pair at 10,000 samples and 64 bins: the plug-in has 0.27."""
+        x = np.arange(64) - 31.5
+        bell = np.exp(-((x / 3) ** 2) / 2)
+        p = np.outer(np.full(64, 1 / 64), bell / bell.sum()).ravel()
+        rng = np.random.default_rng(0)
+        draws = [rng.multinomial(10_000, p / p.sum()).reshape(64, 64) for _ in range(150)]
+        found = np.array([information_of_counts(counts) for counts in draws])
+        assert abs(found[:, 0].mean()) < 0.001
+        assert found[:, 1].mean() == pytest.approx(found[:, 0].std(ddof=1), rel=0.15)
+        held = np.mean(np.abs(found[:, 0]) < 1.96 * found[:, 1])
+        assert 0.9 <= held <= 0.99
+        plugin = np.mean([information_of_counts(counts, "plugin")[0] for counts in draws])
+        assert plugin > 0.08
+
+    def test_nothing_is_made_of_a_sample_that_says_nothing(self) -> None:
+        """Every state seen once: no estimator can tell, and none may run away."""
+        bits, stderr = information_of_counts(np.eye(500, dtype=int))
+        assert 0 < bits < np.log2(500) + 3
+        assert np.isfinite(stderr)
+        few = np.eye(500, dtype=int)
+        few[0, 0] = 2
+        assert 0 < information_of_counts(few)[0] < np.log2(500) + 3

@@ -13,9 +13,9 @@ from onnx_ei.binning import Binning, bin_values
 from onnx_ei.histogram import Keys, joint_counts, pack_keys
 from onnx_ei.information import (
     ESTIMATORS,
+    Influence,
     PairwiseInformation,
     VectorInformation,
-    block_stderr,
     entropy_of_counts,
     information_of_counts,
     pairwise_information,
@@ -99,7 +99,7 @@ class TestPairwise:
     def test_nothing_kept(self, n: int) -> None:
         x, bins = np.full((2, n), 4, np.uint8), np.array([4, 4])
         found = pairwise_information(x, x, bins, bins)
-        for zeros in (found.bits, found.stderr, found.kept, found.influence):
+        for zeros in (found.bits, found.stderr, found.kept, found.influence.values):
             assert not zeros.any()
         assert (found.total, found.total_stderr, found.n_samples) == (0.0, 0.0, n)
 
@@ -131,7 +131,8 @@ class TestPairwise:
         after = pairwise_information(x, renamed.astype(np.uint16), in_bins, out_bins)
         np.testing.assert_allclose(after.bits, before.bits, atol=1e-12)
         np.testing.assert_allclose(after.stderr, before.stderr, atol=1e-12)
-        np.testing.assert_allclose(after.influence, before.influence, atol=4 / 2**20)
+        values = (after.influence.values, before.influence.values)
+        np.testing.assert_allclose(*values, atol=12 / 2**20)
 
     @pytest.mark.parametrize("cut", [1, 2])
     def test_tiles_add_up_bit_for_bit(self, cut: int) -> None:
@@ -148,8 +149,10 @@ class TestPairwise:
             joined = np.block([[getattr(tile, name) for tile in row] for row in tiles])
             np.testing.assert_array_equal(joined, getattr(whole, name))
         for order in (tiles, tiles[::-1]):
-            rows = [np.concatenate([tile.influence for tile in row]) for row in order]
-            np.testing.assert_array_equal(sum(rows), whole.influence)
+            total = Influence.none(900)
+            for tile in (tile for row in order for tile in row):
+                total += tile.influence
+            assert_equal(total, whole.influence)
 
     @pytest.mark.parametrize("n_outputs", [1, 3])
     def test_many_inputs_to_few_outputs(self, n_outputs: int) -> None:
@@ -160,7 +163,7 @@ class TestPairwise:
         found = pairwise_information(x, y, in_bins, out_bins)
         alone = [pairwise_information(x[[a]], y, in_bins[[a]], out_bins) for a in range(30)]
         np.testing.assert_array_equal(found.bits, np.concatenate([one.bits for one in alone]))
-        np.testing.assert_array_equal(found.influence, sum(one.influence for one in alone))
+        assert_equal(found.influence, sum((a.influence for a in alone), Influence.none(200)))
 
     def test_influence_by_hand(self) -> None:
         # 4 samples, the last dropped: cells (0,0) twice and (1,1) once; n / kept = 4 / 3.
@@ -169,7 +172,10 @@ class TestPairwise:
         mean = (2 * np.log2(3 / 2) + np.log2(3)) / 3
         expected = [np.log2(3 / 2) - mean, np.log2(3 / 2) - mean, np.log2(3) - mean, 0]
         assert found.bits[0, 0] == pytest.approx(mean)
-        np.testing.assert_allclose(found.influence[0], np.array(expected) * 4 / 3, atol=2**-20)
+        np.testing.assert_allclose(found.influence.values, np.array(expected) * 4 / 3, atol=2**-20)
+        assert found.influence.variance == found.influence.first_order
+        variance = 4 * np.mean(np.square(expected[:3])) / 3
+        assert found.influence.variance == pytest.approx(variance, abs=2**-26)
 
     def test_layouts(self) -> None:
         x, y, in_bins, out_bins = some_codes()
@@ -194,10 +200,13 @@ class TestPairwise:
         good = {"bits": np.zeros((2, 3)), "stderr": np.zeros((2, 3)), "kept": np.zeros((2, 3), int)}
         with pytest.raises(ValueError, match="matrices of one shape"):
             PairwiseInformation(
-                **{**good, "kept": np.zeros((3, 2), int)}, influence=np.zeros((3, 4)), n_samples=9
+                **{**good, "kept": np.zeros((3, 2), int)}, influence=Influence.none(9), n_samples=9
             )
-        with pytest.raises(ValueError, match=r"influence must be \(3, blocks\), got \(2, 4\)"):
-            PairwiseInformation(**good, influence=np.zeros((2, 4)), n_samples=9)
+
+
+def assert_equal(found: Influence, expected: Influence) -> None:
+    for name, value in vars(expected).items():
+        np.testing.assert_array_equal(getattr(found, name), value)
 
 
 def average(x: Any) -> Any:
@@ -282,19 +291,51 @@ class TestStandardErrors:
             x = noise(2, 1, seed)
             y = sigmoid_of(x, 2.0, -3.0)
             pair, whole = pairwise(x[:, :1], y, 4), vector(x, y, 4)
-            blocks = block_stderr(whole.influence, CHUNK)
-            found.append((pair.total, pair.stderr[0, 0], whole.bits, whole.stderr, blocks))
-        pairs, pair_errors, wholes, whole_errors, whole_blocks = np.array(found).T
+            shared = whole.influence.stderr
+            found.append((pair.total, pair.stderr[0, 0], whole.bits, whole.stderr, shared))
+        pairs, pair_errors, wholes, whole_errors, shared_errors = np.array(found).T
         assert np.mean(pair_errors) == pytest.approx(np.std(pairs, ddof=1), rel=0.25)
         assert np.mean(whole_errors) == pytest.approx(np.std(wholes, ddof=1), rel=0.25)
-        assert np.mean(whole_blocks) == pytest.approx(np.std(wholes, ddof=1), rel=0.25)
+        assert np.mean(shared_errors) == pytest.approx(np.std(wholes, ddof=1), rel=0.25)
 
-    def test_block_stderr(self) -> None:
-        rng = np.random.default_rng(0)
-        values = rng.normal(size=6400)
-        found = block_stderr(values.reshape(64, 100).sum(axis=1), 6400)
-        assert found == pytest.approx(1 / 80, rel=0.3)
-        assert block_stderr(np.array([5.0]), 9) == 0.0
+    def test_of_a_difference_that_shares_samples(self) -> None:
+        found = []
+        for seed in range(100):
+            x = noise(2, 1, seed)
+            y = sigmoid_of(x, 2.0, -3.0)
+            whole, parts = vector(x, y, 4), pairwise(x, y, 4)
+            found.append(
+                (
+                    whole.bits - parts.total,
+                    (whole.influence - parts.influence).stderr,
+                    np.hypot(whole.stderr, parts.total_stderr),
+                )
+            )
+        values, errors, apart = np.array(found).T
+        scatter = np.std(values, ddof=1)
+        assert np.mean(errors) == pytest.approx(scatter, rel=0.25)
+        assert abs(np.mean(apart) / scatter - 1) > 0.25
+
+    def test_of_weak_pairs_and_their_sum(self) -> None:
+        """The variance of second order is all there is: first order says 1.4 times as much."""
+        rng = np.random.default_rng(2)
+        bins = np.full(3, 8)
+        found = []
+        for _ in range(200):
+            x, y = rng.integers(0, 8, (2, 3, 2000)).astype(np.uint8)
+            info = pairwise_information(x, y, bins, bins)
+            jackknife = pairwise_information(x, y, bins, bins, "jackknife")
+            found.append((info.bits[0, 0], info.stderr[0, 0], jackknife.stderr[0, 0],
+                          info.total, info.total_stderr))  # fmt: skip
+        pair, error, first_order, total, total_error = np.array(found).T
+        assert np.mean(error) == pytest.approx(np.std(pair, ddof=1), rel=0.15)
+        assert np.mean(first_order) > 1.25 * np.std(pair, ddof=1)
+        assert np.mean(total_error) == pytest.approx(np.std(total, ddof=1), rel=0.15)
+        # independent in truth: (8 - 1)^2 / (2 N^2 ln(2)^2)
+        assert np.std(pair) == pytest.approx(7 / (2000 * np.log(2) * np.sqrt(2)), rel=0.15)
+
+    def test_of_nothing(self) -> None:
+        assert Influence.none(0).stderr == Influence.none(1).stderr == Influence.none(9).stderr == 0
 
 
 class TestVector:
@@ -328,7 +369,8 @@ class TestVector:
         whole, pair = vector(x[:, :1], y[:, 1:], 6), pairwise(x[:, :1], y[:, 1:], 6)
         assert whole.bits == pytest.approx(pair.total, abs=1e-12)
         assert whole.n_kept == pair.kept[0, 0]
-        np.testing.assert_allclose(whole.influence, pair.influence[0], atol=2**-19)
+        np.testing.assert_allclose(whole.influence.values, pair.influence.values, atol=2**-19)
+        assert whole.stderr == pytest.approx(pair.stderr[0, 0], abs=1e-12)
 
     def test_a_sample_counts_only_if_every_unit_kept_it(self) -> None:
         x = np.array([[0.1, 0.1], [0.9, 2.0], [0.9, 0.9], [np.nan, 0.1]])
@@ -347,7 +389,7 @@ class TestVector:
         found = vector_information((words, words), (words, words), np.zeros(n, bool))
         assert (found.bits, found.stderr, found.n_kept, found.coverage) == (0.0, 0.0, 0, 0.0)
         assert found.n_states == (0, 0, 0)
-        assert not found.influence.any()
+        assert not found.influence.values.any()
 
     def test_bad_arguments(self) -> None:
         words, kept = np.zeros(3, np.uint64), np.ones(3, bool)
@@ -370,8 +412,9 @@ def test_results_do_not_depend_on_threads() -> None:
     finally:
         numba.set_num_threads(before)
     for one, two in zip(*found, strict=True):
-        for name, value in vars(one).items():
-            np.testing.assert_array_equal(value, getattr(two, name))
+        assert_equal(one.influence, two.influence)
+        for name in vars(one).keys() - {"influence"}:
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
 
 
 @pytest.mark.jit

@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 
 from onnx_ei import _kernels
-from onnx_ei._kernels import _jit, binning, pairwise, vector
+from onnx_ei._kernels import _jit, binning, pairwise, rare, units, vector
 from onnx_ei._kernels._jit import Array
-from onnx_ei.estimators import estimator_table, log2_table
+from onnx_ei.estimators import ESTIMATORS, estimator_rule
 from onnx_ei.histogram import _layout
 
 Kernel = Callable[..., None]
@@ -110,10 +110,6 @@ class TestBinning:
         assert not whole[:, 200:].any()
 
 
-def tables_for(n: int, estimator: str = "jackknife") -> Array:
-    return np.stack([estimator_table(estimator, n), log2_table(n)], axis=1)
-
-
 def random_codes(
     rng: np.random.Generator, bins: Array, n: int, dtype: Any, drop: float = 0.0
 ) -> Array:
@@ -141,7 +137,7 @@ PAIRS = {
 
 
 class TestPairwise:
-    @pytest.mark.parametrize("estimator", ["plugin", "jackknife"])
+    @pytest.mark.parametrize("estimator", ESTIMATORS)
     @pytest.mark.parametrize("case", PAIRS)
     def test_all_pairs(self, case: str, estimator: str) -> None:
         n, in_bins, out_bins, dtype, drop = PAIRS[case]
@@ -152,12 +148,12 @@ class TestPairwise:
         y[0] = np.where(y[0] < outs[0], np.minimum(x[0], outs[0] - 1), y[0])  # one true relation
         self.check(x, y, ins, outs, estimator)
 
-    @pytest.mark.parametrize("groups", [2, 3, 5])
-    def test_groups_of_inputs(self, groups: int) -> None:
+    @pytest.mark.parametrize("tasks", [1, 2, 3, 4, 6, 10])
+    def test_tasks(self, tasks: int) -> None:
         rng = np.random.default_rng(3)
         ins, outs = np.array([3, 5, 2, 7, 4]), np.array([4, 6])
         x, y = (random_codes(rng, bins, 150, np.uint8, 0.1) for bins in (ins, outs))
-        self.check(x, y, ins, outs, "plugin", groups)
+        self.check(x, y, ins, outs, "coverage-jackknife", tasks)
 
     def test_constant_outputs(self) -> None:
         rng = np.random.default_rng(2)
@@ -166,17 +162,18 @@ class TestPairwise:
         self.check(x, np.full((2, 200), 5, np.uint8), bins, bins, "plugin")
 
     @staticmethod
-    def check(x: Array, y: Array, ins: Array, outs: Array, estimator: str, groups: int = 1) -> None:
+    def check(x: Array, y: Array, ins: Array, outs: Array, estimator: str, tasks: int = 1) -> None:
         n, shape = x.shape[1], (ins.size, outs.size)
-        arguments = (x, y, ins, outs, tables_for(n, estimator))
+        head = (x, y, (ins, outs), estimator_rule(estimator, n))
         bits, kept = np.full((2, *shape), np.nan), np.full(shape, -1)
-        influence = np.zeros((outs.size * groups, min(n, 64)))
-        pairs = run_both(pairwise._pairwise, naive.pairwise, *arguments, bits, kept, influence)
-        for (got, expected), tolerance in zip(pairs[5:], [1e-11, 0], strict=False):
+        influence, spread = np.zeros((tasks, min(n, 64))), np.zeros((tasks, 3))
+        pairs = run_both(pairwise._pairwise, naive.pairwise, *head, bits, kept, influence, spread)
+        for (got, expected), tolerance in zip(pairs[2:], [1e-7, 0], strict=False):
             np.testing.assert_allclose(got, expected, rtol=0, atol=tolerance)
-        # A sum within a rounding error of half a grain may go to either side, once an input.
-        got, expected = pairs[7]
-        np.testing.assert_allclose(got, expected, rtol=0, atol=ins.size * 1.01 / 2**20)
+        # A weight within a rounding error of half a grain may go to either side, once a pair.
+        for (got, expected), grain in zip(pairs[4:], (2**-20, 2**-26), strict=True):
+            got, expected = got.sum(axis=0), expected.sum(axis=0)
+            np.testing.assert_allclose(got, expected, rtol=1e-9, atol=ins.size * outs.size * grain)
 
     @pytest.fixture
     def slab(self) -> Array:
@@ -192,46 +189,96 @@ class TestPairwise:
         slab = np.zeros(25, np.uint32)
         assert_same(pairwise._count_pair, naive.count_pair, x, rows, slab)
 
-    def test_parts(self, slab: Array) -> None:
-        x_bins, y_bins = 7, 5
-        tables = tables_for(int(slab.sum()))
-        n_x, n_y, sums = np.zeros(9, np.int64), np.zeros(5, np.int64), np.zeros((2, 9))
-        head = (slab, x_bins, y_bins, tables)
-        assert_same(pairwise._sum_cells, naive.sum_cells, *head, n_x, n_y, sums)
-        naive.sum_cells(*head, n_x, n_y, sums)
-        result = np.zeros(3)
-        marginals = (n_x, n_y, sums)
-        assert_same(pairwise._estimate, naive.estimate, x_bins, y_bins, tables, *marginals, result)
-        naive.estimate(x_bins, y_bins, tables, *marginals, result)
+    @pytest.mark.parametrize("estimator", ["plugin", "coverage-jackknife"])
+    def test_parts(self, slab: Array, estimator: str) -> None:
+        tables, null, _ = estimator_rule(estimator, int(slab.sum()))
+        n_x, n_y, sums = np.zeros(7, np.int64), np.zeros(5, np.int64), np.zeros((5, 9))
+        assert_same(pairwise._sum_cells, naive.sum_cells, slab, tables, n_x, n_y, sums)
+        naive.sum_cells(slab, tables, n_x, n_y, sums)
+        totals, margins = np.zeros(8), (n_x, n_y, tables)
+        assert_same(pairwise._sum_margins, naive.sum_margins, *margins, sums, totals)
+        naive.sum_margins(*margins, sums, totals)
+        for tail in (totals[2], -1.0):
+            totals[2] = tail
+            assert_same(pairwise._extrapolate, naive.extrapolate, totals, np.zeros(1))
         weights = np.full(slab.shape, np.nan)
-        pairs = run_both(
-            pairwise._weigh_cells,
-            naive.weigh_cells,
-            *(slab, tables, n_x[:x_bins], n_y, float(result[1]), weights, sums),
-        )
-        (got, expected), (squares, right) = pairs[4], pairs[5]
-        empty = slab == 0
-        empty[:, x_bins:] = empty[y_bins:, :] = False
-        np.testing.assert_allclose(got[~empty], expected[~empty], atol=1e-12)
-        np.testing.assert_allclose(squares[1], right[1], atol=1e-12)
+        head = (slab, tables, 0.3)
+        arguments = (*head, n_x, n_y, weights, sums)
+        assert_same(pairwise._weigh_cells, naive.weigh_cells, *arguments)
+        if null.size:
+            for place in (-50.0, -3.3, 0.0, 7.97, 40.0):
+                looked_up = (place, -2.0, null, np.ones(8))
+                assert_same(pairwise._look_up, naive.look_up, *looked_up)
+            moments = np.zeros(8)
+            assert_same(pairwise._sum_null, naive.sum_null, *margins, null, moments)
+            naive.sum_null(*margins, null, moments)
+            sizes = (0.3, 5000.0, 100.0)
+            assert_same(pairwise._judge, naive.judge, totals, *sizes, moments, np.zeros(6))
+            few = np.array([2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 2.0, 4.0])
+            assert_same(pairwise._judge, naive.judge, few, 0.0, 0.0, 0.0, moments, np.zeros(6))
+        for which in (1, 2):
+            pairs = run_both(pairwise._add_rare, naive.add_rare, slab, n_x, n_y, which, totals)
+            np.testing.assert_allclose(*pairs[-1], rtol=1e-7)
 
-    def test_nothing_kept(self) -> None:
-        result = np.full(3, np.nan)
-        n_x, n_y, sums = np.zeros(2, np.int64), np.zeros(2, np.int64), np.zeros((2, 2))
-        pairwise._estimate(2, 2, tables_for(0), n_x, n_y, sums, result)
-        assert result.tolist() == [0.0, 0.0, 0.0]
+    @pytest.mark.parametrize("estimator", ESTIMATORS)
+    @pytest.mark.parametrize("case", ["random", "empty", "one row", "one sample", "all once"])
+    def test_measure_pair(self, slab: Array, case: str, estimator: str) -> None:
+        if case == "all once":
+            slab = np.minimum(slab, 1)
+        elif case != "random":
+            slab[:] = 0
+            slab[1, : {"empty": 0, "one row": 9, "one sample": 1}[case]] = 1
+        rule = estimator_rule(estimator, int(slab.sum()))
+        n_x, n_y = np.zeros(8, np.int64), np.zeros(5, np.int64)
+        scratch = (np.zeros(slab.shape), np.zeros((5, 9)), np.full(6, np.nan))
+        arguments = (slab, rule, n_x, n_y, *scratch)
+        pairs = run_both(pairwise._measure_pair, naive.measure_pair, *arguments)
+        np.testing.assert_allclose(*pairs[-1], rtol=1e-7, atol=1e-9)
+        np.testing.assert_array_equal(*pairs[1])
 
-    @pytest.mark.parametrize("n", [3, 64, 100, 257])
+    @pytest.mark.parametrize("n", [3, 64, 257])
     def test_add_influence(self, n: int) -> None:
         rng = np.random.default_rng(n)
         x = rng.integers(0, 5, n).astype(np.uint8)
         rows = (rng.integers(0, 5, n) * 5).astype(np.uint32)
         influence = rng.integers(-9, 9, min(n, 64)).astype(float)
-        weights = rng.normal(size=25)
-        arguments = (x, rows, weights, 1.25, influence)
+        arguments = (x, rows, rng.normal(size=25), 1.25, influence)
         got, expected = run_both(pairwise._add_influence, naive.add_influence, *arguments)[3]
-        np.testing.assert_allclose(got, expected, rtol=0, atol=1.01 / 2**20)
+        np.testing.assert_array_equal(got, expected)
         np.testing.assert_array_equal(got * 2**20, np.rint(got * 2**20))
+
+
+class TestRare:
+    @pytest.mark.parametrize("x", [1e-6, 0.01, 0.5, 0.999, 1.0, 1.5, 10.0, 300.0, 1e5])
+    def test_scaled_e1(self, x: float) -> None:
+        got, expected = run_both(rare._scaled_e1, naive.scaled_e1, x, np.zeros(1))[0]
+        np.testing.assert_allclose(got, expected, rtol=3e-8)
+
+    @pytest.mark.parametrize("a", [1.0, 30.0, 1e5])
+    @pytest.mark.parametrize("z", [0.01, 0.5, 0.99, 1 - 1e-5])
+    def test_geometric_over(self, a: float, z: float) -> None:
+        got, expected = run_both(rare._geometric_over, naive.geometric_over, a, z, np.zeros(1))[0]
+        np.testing.assert_allclose(got, expected, rtol=1e-7)
+
+    @pytest.mark.parametrize(
+        "cells", [[1], [1, 1], [5], [1, 1, 2], [1, 3, 9], [2, 2, 4], [1] * 40 + [2] * 9 + [80]]
+    )
+    def test_entropies(self, cells: list[int]) -> None:
+        counts = np.array([0, *cells])
+        arguments = (counts, float(counts.sum()), np.zeros(1))
+        for name in ("unseen_nats", "covered_nats"):
+            pairs = run_both(getattr(rare, f"_{name}"), getattr(naive, name), *arguments)
+            np.testing.assert_allclose(*pairs[1], rtol=1e-7, atol=1e-12)
+
+
+def test_count_codes() -> None:
+    rng = np.random.default_rng(8)
+    bins = np.array([3, 1, 7])
+    codes = random_codes(rng, bins, 200, np.uint8, 0.1)
+    kept = (codes < bins[:, None]).all(axis=0)
+    starts = np.cumsum(bins) - bins
+    counts = rng.integers(0, 5, 11)
+    assert_same(units._count_codes, naive.count_codes, codes, kept, starts, counts)
 
 
 def random_words(rng: np.random.Generator, n: int) -> Array:
@@ -308,11 +355,3 @@ class TestVector:
         )
         for got, expected in pairs[4:]:
             np.testing.assert_array_equal(got, expected)
-
-    @pytest.mark.parametrize(("n", "blocks"), [(1, 1), (10, 3), (100, 64)])
-    def test_pointwise_moments(self, n: int, blocks: int) -> None:
-        rng = np.random.default_rng(10)
-        ids = rng.integers(0, 6, (3, n))
-        ids[:, rng.random(n) < 0.3] = -1
-        arguments = (ids, rng.normal(size=(3, 6)), 0.5, np.full((2, blocks), np.nan))
-        assert_same(vector._pointwise_moments, naive.pointwise_moments, *arguments)

@@ -574,7 +574,7 @@ class TestSample:
         found = measured("ei", identity, (2, 2), samples=1000, in_bins=4, out_bins=2, seed=9)
         assert (found.name, found.provider, found.method) == ("ei", "numpy", "sample")
         assert (found.n_inputs, found.n_outputs, found.in_bins, found.out_bins) == (2, 2, 4, 2)
-        assert (found.seed, found.estimator, found.converged) == (9, "jackknife", None)
+        assert (found.seed, found.estimator, found.converged) == (9, "coverage-jackknife", None)
         assert found.seconds > 0
 
     @pytest.mark.parametrize(

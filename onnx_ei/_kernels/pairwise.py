@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from onnx_ei._kernels._jit import Array, kernel, prange
+from onnx_ei._kernels.rare import _covered_nats, _unseen_nats
 
 _ONE = np.uint32(1)
-_1, _2, _3, _4 = np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4)
-# Influence is kept in multiples of 2**-20 bit, so that no order of adding changes a sum.
+# Influence is kept in multiples of 2**-20 bit, and variances of 2**-26, so that no order of adding
+# changes a sum.
 _GRAIN = 1048576.0
+_FINE = 67108864.0
+_CHAO_SHEN, _CHAO_WANG_JOST, _COVERAGE = 1, 2, 3
+# The null table: rows an octave, and its first row's binary logarithm.
+_STEPS, _FINEST = 16.0, -40.0
+# A share of independence below which its 10**-6 of a bias is not worth a table's 4096 lookups.
+_NO_SHARE = 1e-6
 
 
 @kernel()
@@ -25,18 +34,17 @@ def _count_pair(x: Array, rows: Array, slab: Array) -> None:
 
 
 @kernel()
-def _sum_cells(
-    slab: Array, x_bins: int, y_bins: int, tables: Array, n_x: Array, n_y: Array, sums: Array
-) -> None:
+def _sum_cells(slab: Array, tables: Array, n_x: Array, n_y: Array, sums: Array) -> None:
     """Sum a joint histogram over its rows and columns.
 
-    ``slab`` uint32 (> y_bins, > x_bins); ``tables`` float64 (n + 1, 2): phi and log2 of counts;
-    filled: ``n_x`` and ``n_y`` int64, the marginal counts, and ``sums`` float64 (2, > x_bins): of
-    phi(n_xy) and of n_xy log2(n_xy) for each x.
+    ``slab`` uint32 (> y_bins, > x_bins); ``tables`` float64 (n + 1, 6), an estimator's; filled:
+    ``n_x`` int64 (x_bins,) and ``n_y`` int64 (y_bins,), the margins, and ``sums`` float64
+    (5, >= x_bins) for each x: of the table's first three columns, of cells seen once, of squares.
     """
-    n_x[:x_bins] = 0
+    x_bins = n_x.size
+    n_x[:] = 0
     sums[:, :x_bins] = 0.0
-    for y in range(y_bins):
+    for y in range(n_y.size):
         line = slab[y]
         total = np.int64(0)
         # One sum for each x: a single running sum waits for its last addition at every cell.
@@ -45,134 +53,307 @@ def _sum_cells(
             total += count
             n_x[x] += count
             sums[0, x] += tables[count, 0]
-            sums[1, x] += count * tables[count, 1]
+            sums[1, x] += tables[count, 1]
+            sums[2, x] += tables[count, 2]
+            sums[3, x] += count == 1
+            sums[4, x] += count * count
         n_y[y] = total
 
 
 @kernel()
-def _estimate(
-    x_bins: int, y_bins: int, tables: Array, n_x: Array, n_y: Array, sums: Array, result: Array
-) -> None:
-    """Turn the sums over a histogram into bits.
+def _sum_margins(n_x: Array, n_y: Array, tables: Array, sums: Array, totals: Array) -> None:
+    """Add up the sums of a histogram with those of its margins.
 
-    ``tables``, ``n_x``, ``n_y`` and ``sums`` as ``_sum_cells`` left them; ``result`` float64 (3,),
-    filled: the estimate, the plug-in estimate, and the samples kept.
+    ``tables``, ``n_x``, ``n_y`` and ``sums`` as ``_sum_cells`` left them; ``totals`` float64 (8,),
+    filled: N; N times the information by the table's first column, and by its second; the sum of
+    the third; cells seen once; sums of squares of cells, of x, of y.
     """
-    kept = np.int64(0)
-    bits = 0.0
-    plugin = 0.0
-    for x in range(x_bins):
-        kept += n_x[x]
-        bits += sums[0, x] - tables[n_x[x], 0]
-        plugin += sums[1, x] - n_x[x] * tables[n_x[x], 1]
-    for y in range(y_bins):
-        bits -= tables[n_y[y], 0]
-        plugin -= n_y[y] * tables[n_y[y], 1]
-    result[:] = 0.0
-    if kept > 0:
-        result[0] = (bits + tables[kept, 0]) / kept
-        result[1] = plugin / kept + tables[kept, 1]
-        result[2] = kept
+    totals[:] = 0.0
+    for x in range(n_x.size):
+        count = n_x[x]
+        totals[0] += count
+        totals[1] += sums[0, x] - tables[count, 0]
+        totals[2] += sums[1, x] - tables[count, 1]
+        totals[3] += sums[2, x]
+        totals[4] += sums[3, x]
+        totals[5] += sums[4, x]
+        totals[6] += np.float64(count) * count
+    for y in range(n_y.size):
+        count = n_y[y]
+        totals[1] -= tables[count, 0]
+        totals[2] -= tables[count, 1]
+        totals[7] += np.float64(count) * count
+    kept = np.int64(totals[0])
+    totals[1] += tables[kept, 0]
+    totals[2] += tables[kept, 1]
 
 
 @kernel()
 def _weigh_cells(
-    slab: Array, tables: Array, n_x: Array, n_y: Array, plugin: float, weights: Array, sums: Array
+    slab: Array, tables: Array, ratio: float, n_x: Array, n_y: Array, weights: Array, sums: Array
 ) -> None:
     """Find each cell's pointwise information less the mean: the influence of a sample in it.
 
-    ``slab`` uint32 (rows, stride); ``tables`` as in ``_sum_cells``; ``n_x`` int64 (x_bins,) and
-    ``n_y`` int64 (y_bins,): marginal counts; ``plugin``: the mean, in bits; ``weights`` float64
-    like ``slab``, filled: log2(n_xy N / (n_x n_y)) - ``plugin``, 0 in the cells of dropped samples,
-    anything in empty ones; ``sums`` float64 (2, >= x_bins), filled: offsets, and the sum of
-    n_xy weight**2, for each x.
+    ``slab`` uint32 (rows, stride), not empty; ``tables``, ``n_x``, ``n_y`` as in ``_sum_cells``;
+    the pointwise information is p(n_xy) - p(n_x) - p(n_y), p the table's fourth column less
+    ``ratio`` times its fifth; ``weights`` float64 like ``slab``, filled, 0 in the cells of dropped
+    samples, anything in empty ones; ``sums`` float64 (5, >= x_bins), the first three filled for
+    each x: offsets; n_xy weight**2; n_xy ((n_x - 1) (n_y - 1) - n_xy + 1), the ways of drawing a
+    sample, another of its x and a third of its y.
     """
-    offset, square = sums[0], sums[1]
-    log_total = tables[n_x.sum(), 1]
-    for x in range(n_x.size):
-        offset[x] = log_total - tables[n_x[x], 1] - plugin
+    x_bins = n_x.size
+    offset, square, triples = sums[0], sums[1], sums[2]
+    for x in range(x_bins):
+        offset[x] = ratio * tables[n_x[x], 4] - tables[n_x[x], 3]
         square[x] = 0.0
+        triples[x] = 0.0
+    total = 0.0
     for y in range(n_y.size):
         line, weight = slab[y], weights[y]
-        log_row = tables[n_y[y], 1]
-        weight[n_x.size :] = 0.0
-        for x in range(n_x.size):
+        level = ratio * tables[n_y[y], 4] - tables[n_y[y], 3]
+        others = n_y[y] - 1.0
+        for x in range(x_bins):
             count = np.int64(line[x])
-            deviation = tables[count, 1] + offset[x] - log_row
-            weight[x] = deviation
-            square[x] += count * deviation * deviation
+            weight[x] = tables[count, 3] - ratio * tables[count, 4] + offset[x] + level
+            square[x] += count * weight[x]
+            triples[x] += count * ((n_x[x] - 1.0) * others - count + 1.0)
+        weight[x_bins:] = 0.0
     weights[n_y.size :] = 0.0
+    kept = 0.0
+    for x in range(x_bins):
+        total += square[x]
+        kept += n_x[x]
+        square[x] = 0.0
+    mean = total / kept
+    for y in range(n_y.size):
+        line, weight = slab[y], weights[y]
+        for x in range(x_bins):
+            weight[x] -= mean
+            square[x] += line[x] * weight[x] * weight[x]
+
+
+@kernel()
+def _look_up(place: float, weight: float, null: Array, moments: Array) -> None:
+    """Add a multiple of a row of the null table, linear between rows.
+
+    ``place``: binary logarithm of the mean; ``null`` float64 (rows, 8); ``moments`` float64 (8,),
+    added to.
+    """
+    at = min(max((place - _FINEST) * _STEPS, 0.0), null.shape[0] - 1.001)
+    row = np.int64(at)
+    share = at - row
+    for k in range(8):
+        moments[k] += weight * (null[row, k] + share * (null[row + 1, k] - null[row, k]))
+
+
+@kernel()
+def _sum_null(n_x: Array, n_y: Array, tables: Array, null: Array, moments: Array) -> None:
+    """Sum the null table over the cells of independent ends with these margins, less the margins.
+
+    ``n_x``, ``n_y`` int64; ``tables`` as in ``_sum_cells``, whose sixth column has logarithms;
+    ``null`` float64 (rows, 8); ``moments`` float64 (8,), filled. The margins have noise of their
+    own, which the information subtracts: of 8 x 8 bins, 49 cells are free, not 64.
+    """
+    moments[:] = 0.0
+    kept = np.int64(0)
+    for x in range(n_x.size):
+        kept += n_x[x]
+    whole = tables[kept, 5]
+    _look_up(whole, 1.0, null, moments)
+    for y in range(n_y.size):
+        if n_y[y] > 0:
+            _look_up(tables[n_y[y], 5], -1.0, null, moments)
+    for x in range(n_x.size):
+        if n_x[x] > 0:
+            place = tables[n_x[x], 5]
+            _look_up(place, -1.0, null, moments)
+            for y in range(n_y.size):
+                if n_y[y] > 0:
+                    _look_up(place - whole + tables[n_y[y], 5], 1.0, null, moments)
+
+
+@kernel()
+def _add_rare(slab: Array, n_x: Array, n_y: Array, which: int, totals: Array) -> None:
+    """Turn the sums into Chao and Shen's estimate, or Chao, Wang and Jost's.
+
+    ``slab``, ``n_x`` and ``n_y`` as in ``_sum_cells``; ``which`` of the two; ``totals`` as
+    ``_sum_margins`` left them: the second is set, or added to.
+    """
+    out = np.empty(1)
+    bits = 0.0
+    cells = np.ascontiguousarray(slab[: n_y.size, : n_x.size]).ravel()
+    for end in range(3):
+        counts = n_x if end == 0 else n_y
+        if which == _CHAO_SHEN:
+            if end == 2:
+                _covered_nats(cells, totals[0], out)
+            else:
+                _covered_nats(counts, totals[0], out)
+        elif end == 2:
+            _unseen_nats(cells, totals[0], out)
+        else:
+            _unseen_nats(counts, totals[0], out)
+        bits += out[0] if end < 2 else -out[0]
+    bits /= math.log(2.0)
+    totals[1] = bits if which == _CHAO_SHEN else totals[1] + bits
+
+
+@kernel()
+def _extrapolate(totals: Array, ratio: Array) -> None:
+    """Find what the sample has not covered, over what the second half of it covered.
+
+    ``totals`` as ``_sum_margins`` left them; ``ratio`` float64 (1,), filled. 0 where next to
+    nothing was seen twice, and at most 1 where the information still rises: with every state
+    seen once it rises by a bit a doubling, for ever.
+    """
+    thin = totals[3]
+    ratio[0] = totals[4] * thin / ((thin + 1.0) * (thin + 1.0))
+    if totals[2] < 0.0:
+        ratio[0] = min(ratio[0], 1.0)
+
+
+@kernel()
+def _judge(
+    totals: Array, ratio: float, triples: float, square: float, moments: Array, result: Array
+) -> None:
+    """Turn a histogram's sums into bits and variances: the coverage jackknife's.
+
+    ``totals`` as ``_sum_margins`` left them; ``ratio`` as ``_extrapolate`` found it; ``triples``
+    and ``square``: sums over x of those of ``_weigh_cells``; ``moments`` as ``_sum_null`` left
+    them, or zeros to be told the share of independence alone; ``result`` float64 (> 4,), of which
+    the first are filled: bits, their variance, the variance of first order, the error of the
+    extrapolation, and that share.
+    """
+    n = totals[0]
+    tail = ratio * totals[2]
+    alike = 0.0
+    if n >= 3.0:
+        pairs = n * (n - 1.0)
+        size = (totals[5] - n) / pairs
+        if size > 0.0:
+            independent = (totals[6] - n) / pairs * (totals[7] - n) / pairs
+            alike = (2.0 * triples / (pairs * (n - 2.0)) - independent) / size
+            alike = min(max(alike, 0.0), 1.0)
+    share = alike * alike * alike * alike
+    bias = moments[0] - ratio * moments[1]
+    second = moments[2] - 2.0 * ratio * moments[3] + ratio * ratio * moments[4]
+    first = moments[5] - 2.0 * ratio * moments[6] + ratio * ratio * moments[7]
+    result[0] = (totals[1] - tail - share * bias) / n
+    # By chance the noise is below what is expected of it: at least half of the second order.
+    result[1] = max(square + share * (second - first), share * second / 2.0) / (n * n)
+    result[2] = square / (n * n)
+    result[3] = abs(tail) / n * 8.0 * alike * (1.0 - alike) * totals[4] / n
+    result[4] = share
+
+
+@kernel()
+def _measure_pair(
+    slab: Array,
+    rule: tuple[Array, Array, int],
+    n_x: Array,
+    n_y: Array,
+    weights: Array,
+    sums: Array,
+    result: Array,
+) -> None:
+    """Turn a joint histogram into bits, variances, and the influence of a sample in each cell.
+
+    ``slab``, ``n_x``, ``n_y`` and ``weights`` as in ``_weigh_cells``; ``rule``: an estimator's
+    tables, null table and kind; ``sums`` float64 (5, >= x_bins), scratch; ``result`` float64 (6,),
+    filled: as by ``_judge``, and the samples kept. Where none are kept, all 0.
+    """
+    tables, null, which = rule
+    totals = np.empty(8)
+    moments = np.zeros(8)
+    _sum_cells(slab, tables, n_x, n_y, sums)
+    _sum_margins(n_x, n_y, tables, sums, totals)
+    result[:] = 0.0
+    n = totals[0]
+    if n == 0.0:
+        return
+    ratio = np.zeros(1)
+    if which == _COVERAGE:
+        _extrapolate(totals, ratio)
+    _weigh_cells(slab, tables, ratio[0], n_x, n_y, weights, sums)
+    square = sums[1, : n_x.size].sum()
+    if totals[6] == n * n or totals[7] == n * n:
+        weights[:] = 0.0
+    elif which == _COVERAGE:
+        triples = sums[2, : n_x.size].sum()
+        _judge(totals, ratio[0], triples, square, moments, result)
+        if result[4] > _NO_SHARE:
+            _sum_null(n_x, n_y, tables, null, moments)
+            _judge(totals, ratio[0], triples, square, moments, result)
+    else:
+        if which in (_CHAO_SHEN, _CHAO_WANG_JOST):
+            _add_rare(slab, n_x, n_y, which, totals)
+        result[0] = totals[1] / n
+        result[1] = square / (n * n)
+        result[2] = result[1]
+    result[5] = n
 
 
 @kernel()
 def _add_influence(x: Array, rows: Array, weights: Array, scale: float, influence: Array) -> None:
-    """Add one pair's influence, summed over each contiguous block of samples.
+    """Add one pair's influence on each of the first samples.
 
-    ``x`` and ``rows`` as in ``_count_pair``; ``weights`` float64, flat; ``scale``: a factor of
-    every weight; ``influence`` float64 (blocks,), added to in multiples of 2**-20. Four sums over
-    neighbours took half the time of one.
+    ``x`` and ``rows`` as in ``_count_pair``; ``weights`` float64, flat, scaled by ``scale`` and
+    rounded to multiples of 2**-20 here; ``influence`` float64 (m,), added to.
     """
-    n_samples, n_blocks = x.size, influence.size
-    for g in range(n_blocks):
-        start = (g * n_samples + n_blocks - 1) // n_blocks
-        stop = ((g + 1) * n_samples + n_blocks - 1) // n_blocks
-        p, r = x[start:stop], rows[start:stop]
-        a = b = c = d = 0.0
-        for k in range(p.size // 4):
-            s = _4 * np.uint64(k)
-            a += weights[np.uint64(r[s]) + np.uint64(p[s])]
-            b += weights[np.uint64(r[s + _1]) + np.uint64(p[s + _1])]
-            c += weights[np.uint64(r[s + _2]) + np.uint64(p[s + _2])]
-            d += weights[np.uint64(r[s + _3]) + np.uint64(p[s + _3])]
-        for k in range(p.size - p.size % 4, p.size):
-            a += weights[np.uint64(r[k]) + np.uint64(p[k])]
-        influence[g] += np.floor((a + b + c + d) * scale * _GRAIN + 0.5) / _GRAIN
+    for i in range(weights.size):
+        weights[i] = np.floor(weights[i] * scale * _GRAIN + 0.5) / _GRAIN
+    for s in range(influence.size):
+        influence[s] += weights[np.uint64(rows[s]) + np.uint64(x[s])]
 
 
 @kernel(parallel=True)
 def _pairwise(
     in_codes: Array,
     out_codes: Array,
-    in_bins: Array,
-    out_bins: Array,
-    tables: Array,
+    bins: tuple[Array, Array],
+    rule: tuple[Array, Array, int],
     bits: Array,
     kept: Array,
     influence: Array,
+    spread: Array,
 ) -> None:
     """Measure every pair of an input and an output unit.
 
-    ``in_codes`` and ``out_codes`` unsigned (units, n); ``in_bins`` and ``out_bins`` int64;
-    ``tables`` as in ``_sum_cells``; filled: ``bits`` float64 (2, inputs, outputs), the estimate
-    and its standard error, and ``kept`` int64 (inputs, outputs); ``influence`` float64
-    (outputs times groups, blocks), added to: a row for each output unit and group of inputs. One
-    task owns one such row and one slab; groups keep the threads busy where outputs are few.
+    ``in_codes`` and ``out_codes`` unsigned (units, n); ``bins`` int64, of the inputs and of the
+    outputs; ``rule`` as in ``_measure_pair``; filled: ``bits`` float64 (2, inputs, outputs), the
+    estimate and its standard error, and ``kept`` int64 (inputs, outputs); ``influence`` float64
+    (tasks, m <= n) and ``spread`` float64 (tasks, 3), added to: of the first samples, and the
+    variances n result[1] and n result[2] and the error of ``_measure_pair``. One task owns a row
+    of both, some of the pairs of each of its outputs, and a slab.
     """
+    in_bins, out_bins = bins
     stride = in_bins.max() + 1
-    n_groups = influence.shape[0] // out_bins.size
-    for task in prange(influence.shape[0]):
-        b = task // n_groups
-        group = task % n_groups
-        rows = out_codes[b].astype(np.uint32) * np.uint32(stride)
-        n_y = np.empty(out_bins[b], np.int64)
+    n_tasks = influence.shape[0]
+    n_groups = max(1, -(-n_tasks // out_bins.size))
+    n_samples = in_codes.shape[1]
+    for task in prange(n_tasks):
+        result = np.empty(6)
+        sums = np.empty((5, stride))
         n_x = np.empty(stride, np.int64)
-        sums = np.empty((2, stride), np.float64)
-        result = np.empty(3, np.float64)
-        slab = np.empty((n_y.size + 1, stride), np.uint32)
-        weights = np.empty(slab.shape, np.float64)
-        begin = group * in_bins.size // n_groups
-        end = (group + 1) * in_bins.size // n_groups
-        for a in range(begin, end):
-            x_bins = in_bins[a]
-            slab[:] = 0
-            _count_pair(in_codes[a], rows, slab.ravel())
-            _sum_cells(slab, x_bins, n_y.size, tables, n_x, n_y, sums)
-            _estimate(x_bins, n_y.size, tables, n_x, n_y, sums, result)
-            bits[0, a, b] = result[0]
-            bits[1, a, b] = 0.0
-            kept[a, b] = np.int64(result[2])
-            if result[2] > 0.0:
-                _weigh_cells(slab, tables, n_x[:x_bins], n_y, result[1], weights, sums)
-                bits[1, a, b] = np.sqrt(sums[1, :x_bins].sum()) / result[2]
-                scale = rows.size / result[2]
-                _add_influence(in_codes[a], rows, weights.ravel(), scale, influence[task])
+        for item in range(task, out_bins.size * n_groups, n_tasks):
+            b = item // n_groups
+            group = item % n_groups
+            rows = out_codes[b].astype(np.uint32) * np.uint32(stride)
+            n_y = np.empty(out_bins[b], np.int64)
+            slab = np.empty((n_y.size + 1, stride), np.uint32)
+            weights = np.empty(slab.shape)
+            begin = group * in_bins.size // n_groups
+            end = (group + 1) * in_bins.size // n_groups
+            for a in range(begin, end):
+                slab[:] = 0
+                _count_pair(in_codes[a], rows, slab.ravel())
+                _measure_pair(slab, rule, n_x[: in_bins[a]], n_y, weights, sums, result)
+                bits[0, a, b] = result[0]
+                bits[1, a, b] = np.sqrt(result[1] + result[3] * result[3])
+                kept[a, b] = np.int64(result[5])
+                if result[5] > 0.0:
+                    scale = n_samples / result[5]
+                    _add_influence(in_codes[a], rows, weights.ravel(), scale, influence[task])
+                for k in range(3):
+                    added = result[k + 1] * (n_samples if k < 2 else 1)
+                    spread[task, k] += np.floor(added * _FINE + 0.5) / _FINE

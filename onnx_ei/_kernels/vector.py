@@ -187,27 +187,3 @@ def _gather_states(
             ids[order[i]] = local[i] + offsets[p]
         for i in range(offsets[p], offsets[p + 1]):
             counts[i] = sparse[starts[p] + i - offsets[p]]
-
-
-@kernel(parallel=True)
-def _pointwise_moments(ids: Array, logs: Array, shift: float, moments: Array) -> None:
-    """Sum the pointwise information and its square over contiguous blocks of samples.
-
-    ``ids`` int64 (3, n): states of x, of y and of the joint, negative where dropped; ``logs``
-    float64 (3, states): log2 of their counts, the longest setting the width; ``shift`` in bits:
-    subtracted from each value; ``moments`` float64 (2, blocks), filled.
-    """
-    n_samples = ids.shape[1]
-    n_blocks = moments.shape[1]
-    for g in prange(n_blocks):
-        start = (g * n_samples + n_blocks - 1) // n_blocks
-        stop = ((g + 1) * n_samples + n_blocks - 1) // n_blocks
-        first = 0.0
-        second = 0.0
-        for s in range(start, stop):
-            if ids[2, s] >= 0:
-                value = logs[2, ids[2, s]] - logs[0, ids[0, s]] - logs[1, ids[1, s]] - shift
-                first += value
-                second += value * value
-        moments[0, g] = first
-        moments[1, g] = second

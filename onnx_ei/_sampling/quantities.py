@@ -14,7 +14,7 @@ from onnx_ei._sampling.stopping import Estimate
 from onnx_ei._sampling.sweeping import SweepInformation
 from onnx_ei._sampling.vectors import Vector
 from onnx_ei.errors import closest
-from onnx_ei.information import PairwiseInformation, block_stderr
+from onnx_ei.information import PairwiseInformation
 from onnx_ei.results import Value
 
 __all__ = ["MEASURES", "Counted", "Quantity", "quantities"]
@@ -138,13 +138,12 @@ def _vector_and_pairwise(counted: Counted) -> Estimate:
 
 
 def _phi(counted: Counted) -> Estimate:
-    """EI less EI_parts: they share samples, so their influences are subtracted block by block."""
+    """EI less EI_parts: they share samples, so their influences are subtracted sample by sample."""
     both = _vector_and_pairwise(counted)
-    pairs = _had(counted.pairs).influence.sum(axis=0)
-    influence = _had(counted.vectors).information.influence - pairs
+    influence = _had(counted.vectors).information.influence - _had(counted.pairs).influence
     return Estimate(
         value=both.value[0] - both.value[1],
-        stderr=np.array(block_stderr(influence, counted.n_samples)),
+        stderr=np.array(influence.stderr),
         n_samples=counted.n_samples,
         out_of_range=both.out_of_range,
         vectors=both.vectors,

@@ -23,7 +23,7 @@ from onnx_ei._sampling.source import (
     slices,
 )
 from onnx_ei.binning import Binning
-from onnx_ei.information import block_stderr, pairwise_information
+from onnx_ei.information import Influence, pairwise_information
 from onnx_ei.noise import CHUNK
 
 __all__ = ["SweepInformation", "SweepSampler"]
@@ -108,16 +108,16 @@ class SweepSampler:
         columns = slices(source.n_outputs, n_outputs)
         self._progress.plan(n * source.n_inputs * len(columns))
         for inputs in slices(source.n_inputs, n_inputs):
-            influence: Any = 0.0
+            influence = [Influence.none(n)] * (inputs.stop - inputs.start)
             for outputs in columns:
                 x, y = self._codes(n, inputs, outputs)
                 found = [self._count(x, y, a, inputs, outputs) for a in range(len(x))]
                 bits[0, inputs, outputs] = [info.bits[0] for info in found]
                 bits[1, inputs, outputs] = [info.stderr[0] for info in found]
                 kept[inputs, outputs] = [info.kept[0] for info in found]
-                # The kernel's influences are rounded so that sums over tiles are exact.
-                influence = influence + np.array([info.influence.sum(axis=0) for info in found])
-            input_stderr[inputs] = [block_stderr(row, n) for row in influence]
+                # Influences are rounded so that sums over tiles are exact.
+                influence = [a + b.influence for a, b in zip(influence, found, strict=True)]
+            input_stderr[inputs] = [each.stderr for each in influence]
         return SweepInformation(
             bits=bits[0], stderr=bits[1], kept=kept, input_stderr=input_stderr, n_samples=n
         )
