@@ -138,6 +138,8 @@ class PairwiseInformation:
         Of the sum over all pairs.
     n_samples : int
         Samples drawn, kept or not.
+    pvalues : ndarray of float64, shape (n_inputs, n_outputs), or None
+        Where they were asked for: how likely independent ends are to show as much or more.
     """
 
     bits: Float
@@ -145,6 +147,7 @@ class PairwiseInformation:
     kept: NDArray[np.int64]
     influence: Influence
     n_samples: int
+    pvalues: Float | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not belong together."""
@@ -172,6 +175,8 @@ def pairwise_information(
     in_bins: NDArray[np.int64],
     out_bins: NDArray[np.int64],
     estimator: str = DEFAULT_ESTIMATOR,
+    *,
+    pvalues: bool = False,
 ) -> PairwiseInformation:
     """Estimate the mutual information of every pair of an input and an output unit.
 
@@ -185,6 +190,8 @@ def pairwise_information(
         Numbers of bins.
     estimator : str
         One of ``ESTIMATORS``.
+    pvalues : bool
+        Test every pair against independence too.
 
     Returns
     -------
@@ -204,6 +211,12 @@ def pairwise_information(
     memory grows with the codes and the result only. The result does not depend on the number of
     threads. Uses numba's threads: call it from one thread at a time.
 
+    The test is the G-test (2 N ln 2 times the plug-in information is chi-squared with
+    :math:`(K_x - 1)(K_y - 1)` degrees of freedom), made good for cells that are seen seldom or
+    never: the statistic is the coverage jackknife's before the null's share is taken off, its mean
+    and variance under independence are those of Poisson counts with these margins, and the degrees
+    of freedom are the cells that are free in that variance.
+
     Examples
     --------
     >>> x = np.array([[0, 0, 1, 1]], np.uint8)
@@ -218,13 +231,17 @@ def pairwise_information(
     if out_codes.shape[1] != n:
         raise ValueError(f"{n} samples of the inputs, but {out_codes.shape[1]} of the outputs")
     shape = (in_bins.size, out_bins.size)
-    bits = np.empty((2, *shape))
+    tested = pvalues and estimator == DEFAULT_ESTIMATOR
+    bits = np.empty((4 if tested else 2, *shape))
     kept = np.empty(shape, np.int64)
     tasks = _tasks(*shape)
     influence = np.zeros((tasks, min(n, _INFLUENCES)))
     spread = np.zeros((tasks, 3))
     rule = estimator_rule(estimator, n)
     _pairwise(in_codes, out_codes, (in_bins, out_bins), rule, bits, kept, influence, spread)
+    chance = _chance(bits[2], bits[3]) if tested else None
+    if pvalues and not tested:
+        chance = pairwise_information(in_codes, out_codes, in_bins, out_bins, pvalues=True).pvalues
     variance, first_order, extrapolation = spread.sum(axis=0).tolist()
     return PairwiseInformation(
         bits=bits[0],
@@ -238,7 +255,18 @@ def pairwise_information(
             n_samples=n,
         ),
         n_samples=n,
+        pvalues=chance,
     )
+
+
+def _chance(above: Float, free: Float) -> Float:
+    """Return the p-value of a statistic by how many standard deviations it is above its mean."""
+    from scipy.special import chdtrc
+
+    # A constant end has no free cell, and is independent for sure.
+    cells = np.where(free > 0, free, 1.0)
+    chance = chdtrc(cells, np.maximum(cells + above * np.sqrt(2 * cells), 0.0))
+    return np.where(free > 0, chance, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -188,8 +188,10 @@ def ei_parts_matrix(
     out_bins: int | str = 64,
     activation: object = None,
     device: object = "cpu",
+    *,
+    return_pvalues: bool = False,
     **options: Unpack[Options],
-) -> NDArray[np.float64]:
+) -> NDArray[np.float64] | tuple[NDArray[np.float64], NDArray[np.float64]]:
     r"""Compute the information of every pair of an input and an output unit.
 
     Parameters
@@ -198,19 +200,26 @@ def ei_parts_matrix(
     samples : int, optional
         Number of samples; automatic by default, at ``threshold`` or at 0.05.
     {common}
+    return_pvalues : bool
+        Test every pair against independence too; sampled, even where bits could be exact.
     {options}
 
     Returns
     -------
-    ndarray of float64, shape (n_inputs, n_outputs)
-        Bits; each entry is clipped at 0.
+    bits : ndarray of float64, shape (n_inputs, n_outputs)
+        Each entry is clipped at 0.
+    pvalues : ndarray of float64, shape (n_inputs, n_outputs)
+        Only with ``return_pvalues``: how likely a pair of independent units is to show as much
+        information, or more.
 
     {raises}
 
     Notes
     -----
     :math:`EI(A \to B) = I(t_A; t_B) \mid do(L_1 = H^{max})` [1]_: all inputs are random at once.
-    Automatic sampling ends where every entry has converged.
+    Automatic sampling ends where every entry has converged. The test is the G-test, made good for
+    cells that are seen seldom (:func:`onnx_ei.information.pairwise_information`): it says whether
+    there is information, never how much. Of many pairs some are below any p-value by chance.
 
     {references}
 
@@ -233,9 +242,12 @@ def ei_parts_matrix(
         out_bins=out_bins,
         activation=activation,
         device=device,
+        pvalues=return_pvalues,
         **options,
     )
-    return np.array(found.value)
+    if found.pvalues is None:
+        return np.array(found.value)
+    return np.array(found.value), np.array(found.pvalues)
 
 
 @with_options

@@ -55,6 +55,7 @@ def measure(
     *,
     groups: GroupsArgument | None = None,
     against: str = "ei",
+    pvalues: bool = False,
     **options: Unpack[Options],
 ) -> Measurement:
     """Measure a span by name, with the standard error and all that is needed to judge it.
@@ -77,6 +78,8 @@ def measure(
         For ``"eis_between_groups"`` only.
     against : str
         For ``"degeneracy"`` only: ``"ei"`` or ``"ei_parts"``.
+    pvalues : bool
+        For ``"ei_parts_matrix"`` only, by sampling: test every pair against independence.
     {options}
 
     Returns
@@ -112,6 +115,7 @@ def measure(
         device=device,
         groups=groups,
         against=against,
+        pvalues=pvalues,
         **options,
     )
     return found[name]
@@ -136,6 +140,7 @@ def measure_many(
     *,
     groups: GroupsArgument | None = None,
     against: str = "ei",
+    pvalues: bool = False,
     seed: int = 0,
     estimator: str = DEFAULT_ESTIMATOR,
     method: str = "auto",
@@ -163,6 +168,8 @@ def measure_many(
         For ``"eis_between_groups"`` only.
     against : str
         For ``"degeneracy"`` only: ``"ei"`` or ``"ei_parts"``.
+    pvalues : bool
+        As for :func:`measure`.
     {options}
 
     Returns
@@ -199,10 +206,13 @@ def measure_many(
         max_samples=max_samples,
         memory_limit=memory_limit,
         progress=progress,
+        pvalues=pvalues,
     )
     # Before the span: a wrong name should not wait for a model to be cut.
     wanted = list(quantities(names, parameters, groups=groups, against=against))
-    asked = samples is not None and not isinstance(samples, Unasked)
+    if pvalues:
+        _check_tested(wanted, method)
+    asked = pvalues or (samples is not None and not isinstance(samples, Unasked))
     plan = plan_of(wanted, parameters, against=against, samples_given=asked)
     where: dict[str, Any] = {
         "in_layer": in_layer,
@@ -248,7 +258,7 @@ def mutual_information(
     range : ((float, float), (float, float))
         Closed ranges of ``x`` and of ``y``.
     estimator : str
-        ``"jackknife"``, ``"grassberger"``, ``"miller-madow"`` or ``"plugin"``.
+        One of ``onnx_ei.estimators.ESTIMATORS``.
 
     Returns
     -------
@@ -297,6 +307,15 @@ def mutual_information(
             OutOfRangeWarning,
         )
     return max(bits, 0.0)
+
+
+def _check_tested(names: Sequence[str], method: str) -> None:
+    """Refuse to test what is no matrix of sampled pairs."""
+    for name in names:
+        if name != "ei_parts_matrix":
+            raise ValueError(f"pvalues=True is for 'ei_parts_matrix' only, not for {name!r}")
+    if method == "exact":
+        raise ValueError("pvalues=True is for method 'sample' only: exact bits need no test")
 
 
 def scalar(found: Measurement) -> float:

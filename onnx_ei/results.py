@@ -93,6 +93,9 @@ class Measurement:
         number).
     notes : tuple of str
         Where the value is not adequate: what can be estimated instead, and with how many samples.
+    pvalues : ndarray of float64, or None
+        Of the shape of ``value``, where they were asked for: how likely a pair of independent
+        units is to show as much information, or more.
     adequacy : str, list of str or None
         ``"adequate"`` from a coverage of 0.95 on, ``"undersampled"`` below, ``"unreliable"`` below
         0.5. One for each group where there are groups; None where no vectors are counted. Not an
@@ -151,6 +154,7 @@ class Measurement:
     saturation: float | list[float] | None = None
     upper_bound: float | list[float] | None = None
     notes: tuple[str, ...] = ()
+    pvalues: NDArray[np.float64] | None = None
     # Not arguments: what follows from the others cannot contradict them.
     adequacy: str | list[str] | None = field(init=False)
     reliable: bool | list[bool] | None = field(init=False)
@@ -163,7 +167,7 @@ class Measurement:
         adequacy = self._judged()
         object.__setattr__(self, "adequacy", adequacy)
         object.__setattr__(self, "reliable", self._relied_on(adequacy))
-        for array in (self.value, self.stderr):
+        for array in (self.value, self.stderr, self.pvalues):
             if isinstance(array, np.ndarray):
                 array.setflags(write=False)
 

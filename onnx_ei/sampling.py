@@ -234,6 +234,7 @@ class JointSampler:
             self._in.n_bins[inputs],
             self._out_binning().n_bins[outputs],
             self._source.parameters.estimator,
+            pvalues=self._source.parameters.pvalues,
         )
         into.add(info, inputs, outputs)
 
@@ -311,6 +312,7 @@ class PairwiseResult:
         self._bits = np.empty((2, n_inputs, n_outputs))
         self._kept = np.empty((n_inputs, n_outputs), np.int64)
         self._influence = Influence.none(n_samples)
+        self._pvalues: FloatArray | None = None
         self._n_samples = n_samples
 
     def add(self, info: PairwiseInformation, inputs: slice, outputs: slice) -> None:
@@ -319,6 +321,10 @@ class PairwiseResult:
         self._bits[1, inputs, outputs] = info.stderr
         self._kept[inputs, outputs] = info.kept
         self._influence += info.influence
+        if info.pvalues is not None:
+            if self._pvalues is None:
+                self._pvalues = np.empty(self._kept.shape)
+            self._pvalues[inputs, outputs] = info.pvalues
 
     def freeze(self) -> PairwiseInformation:
         """Return the whole."""
@@ -327,5 +333,6 @@ class PairwiseResult:
             stderr=self._bits[1],
             kept=self._kept,
             influence=self._influence,
+            pvalues=self._pvalues,
             n_samples=self._n_samples,
         )

@@ -169,6 +169,7 @@ def measure_pair(
     n_y: Array,
     weights: Array,
     sums: Array,
+    tested: bool,
     result: Array,
 ) -> None:
     tables, null, which = rule
@@ -188,7 +189,12 @@ def measure_pair(
     elif which == 3:
         sum_null(n_x, n_y, tables, null, moments)
         judge(totals, float(ratio[0]), triples, square, moments, result)
-        if result[4] <= 1e-6:
+        if tested:
+            r = float(ratio[0])
+            above = totals[1] - r * totals[2] - (moments[0] - r * moments[1])
+            result[6] = above / math.sqrt(moments[2] - 2 * r * moments[3] + r * r * moments[4])
+            result[7] = moments[2] * 2 * math.log(2) ** 2
+        elif result[4] <= 1e-6:
             judge(totals, float(ratio[0]), triples, square, np.zeros(8), result)
     else:
         if which:
@@ -223,11 +229,14 @@ def pairwise(
         slab = np.zeros((y_bins + 1, x_bins + 1), np.uint32)
         for s in good:
             slab[y[s], x[s]] += 1
-        weights, result = np.zeros(slab.shape), np.empty(6)
+        weights, result = np.zeros(slab.shape), np.empty(8)
         margins = np.zeros(x_bins, int), np.zeros(y_bins, int)
-        measure_pair(slab, rule, *margins, weights, np.empty((5, x_bins)), result)
+        tested = len(bits) > 2
+        measure_pair(slab, rule, *margins, weights, np.empty((5, x_bins)), tested, result)
         kept[a, b] = len(good)
-        bits[:, a, b] = result[0], math.sqrt(result[1] + result[3] ** 2)
+        bits[:, a, b] = [result[0], math.hypot(math.sqrt(result[1]), result[3]), *result[6:]][
+            : len(bits)
+        ]
         # Which task a pair belongs to is the kernel's own affair: the first has them all here.
         for s in good:
             if s < influence.shape[1]:

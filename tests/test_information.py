@@ -209,6 +209,77 @@ def assert_equal(found: Influence, expected: Influence) -> None:
         np.testing.assert_array_equal(getattr(found, name), value)
 
 
+class TestPvalues:
+    @pytest.mark.parametrize(
+        ("bins", "n", "width"), [(8, 2000, None), (2, 300, None), (64, 10_000, 3), (64, 3000, 12)]
+    )
+    def test_uniform_where_independent(self, bins: int, n: int, width: float | None) -> None:
+        """Dense tables, where it is the G-test, and tables of which most cells are empty."""
+        rng = np.random.default_rng(bins)
+        sizes = np.full(20, bins)
+        x = rng.integers(0, bins, (20, n)).astype(np.uint8)
+        y = rng.integers(0, bins, (20, n)).astype(np.uint8)
+        if width is not None:
+            y = np.clip(np.rint(rng.normal(31.5, width, (20, n))), 0, 63).astype(np.uint8)
+        found = pairwise_information(x, y, sizes, sizes, pvalues=True).pvalues
+        assert found is not None
+        for level in (0.05, 0.2, 0.5, 0.8):
+            # 400 pairs that share their units: twice the binomial error
+            error = 2 * np.sqrt(level * (1 - level) / 400)
+            assert np.mean(found < level) == pytest.approx(level, abs=3 * error)
+
+    def test_against_shuffles(self) -> None:
+        rng = np.random.default_rng(1)
+        sizes = (np.array([8]), np.array([6]))
+        x = rng.integers(0, 8, (1, 400))
+        for shift in (0, 1, 2):
+            y = (rng.integers(0, 6, (1, 400)) + shift * (x > 3) * (rng.random(400) < 0.3)) % 6
+            codes = x.astype(np.uint8), y.astype(np.uint8)
+            found = pairwise_information(*codes, *sizes, pvalues=True).pvalues
+            true = information_of_counts(joint_counts(codes[0][0], codes[1][0], 8, 6), "plugin")[0]
+            above = 0
+            for _ in range(1000):
+                counts = joint_counts(codes[0][0], rng.permutation(codes[1][0]), 8, 6)
+                above += information_of_counts(counts, "plugin")[0] >= true
+            assert found is not None
+            assert found[0, 0] == pytest.approx(above / 1000, abs=0.06)
+
+    def test_g_test_of_scipy(self) -> None:
+        from scipy.stats import chi2_contingency
+
+        rng = np.random.default_rng(3)
+        x = rng.integers(0, 4, (1, 4000)).astype(np.uint8)
+        y = ((x + (rng.random(4000) < 0.97) * rng.integers(0, 4, 4000)) % 4).astype(np.uint8)
+        bins = np.array([4])
+        found = pairwise_information(x, y, bins, bins, pvalues=True).pvalues
+        counts = joint_counts(x[0], y[0], 4, 4)
+        expected = chi2_contingency(counts, correction=False, lambda_="log-likelihood").pvalue
+        assert found is not None
+        assert found[0, 0] == pytest.approx(expected, rel=0.1, abs=1e-4)
+
+    def test_relations_and_constants(self) -> None:
+        x, bins = np.tile(np.arange(8, dtype=np.uint8), 50)[None], np.array([8])
+        y = np.concatenate([x, np.zeros_like(x)])
+        found = pairwise_information(x, y, bins, np.array([8, 8]), pvalues=True).pvalues
+        assert found is not None
+        assert found[0, 0] < 1e-100
+        assert found[0, 1] == 1.0
+        nothing = pairwise_information(
+            np.full_like(x, 8), y, bins, np.array([8, 8]), pvalues=True
+        ).pvalues
+        assert nothing is not None
+        assert nothing.tolist() == [[1.0, 1.0]]
+
+    def test_whatever_the_estimator(self) -> None:
+        x, y, in_bins, out_bins = some_codes(drop=1)
+        found = [
+            pairwise_information(x, y, in_bins, out_bins, name, pvalues=True).pvalues
+            for name in ("plugin", "coverage-jackknife")
+        ]
+        np.testing.assert_array_equal(*found)
+        assert pairwise_information(x, y, in_bins, out_bins).pvalues is None
+
+
 def average(x: Any) -> Any:
     return x.mean(axis=1, keepdims=True)
 

@@ -148,6 +148,13 @@ class TestPairwise:
         y[0] = np.where(y[0] < outs[0], np.minimum(x[0], outs[0] - 1), y[0])  # one true relation
         self.check(x, y, ins, outs, estimator)
 
+    def test_against_independence(self) -> None:
+        n, in_bins, out_bins, dtype, drop = PAIRS["ragged"]
+        rng = np.random.default_rng(7)
+        ins, outs = np.array(in_bins), np.array(out_bins)
+        x, y = (random_codes(rng, bins, n, dtype, drop) for bins in (ins, outs))
+        self.check(x, y, ins, outs, "coverage-jackknife", rows=4)
+
     @pytest.mark.parametrize("tasks", [1, 2, 3, 4, 6, 10])
     def test_tasks(self, tasks: int) -> None:
         rng = np.random.default_rng(3)
@@ -162,10 +169,12 @@ class TestPairwise:
         self.check(x, np.full((2, 200), 5, np.uint8), bins, bins, "plugin")
 
     @staticmethod
-    def check(x: Array, y: Array, ins: Array, outs: Array, estimator: str, tasks: int = 1) -> None:
+    def check(
+        x: Array, y: Array, ins: Array, outs: Array, estimator: str, tasks: int = 1, rows: int = 2
+    ) -> None:
         n, shape = x.shape[1], (ins.size, outs.size)
         head = (x, y, (ins, outs), estimator_rule(estimator, n))
-        bits, kept = np.full((2, *shape), np.nan), np.full(shape, -1)
+        bits, kept = np.full((rows, *shape), np.nan), np.full(shape, -1)
         influence, spread = np.zeros((tasks, min(n, 64))), np.zeros((tasks, 3))
         pairs = run_both(pairwise._pairwise, naive.pairwise, *head, bits, kept, influence, spread)
         for (got, expected), tolerance in zip(pairs[2:], [1e-7, 0], strict=False):
@@ -213,9 +222,9 @@ class TestPairwise:
             assert_same(pairwise._sum_null, naive.sum_null, *margins, null, moments)
             naive.sum_null(*margins, null, moments)
             sizes = (0.3, 5000.0, 100.0)
-            assert_same(pairwise._judge, naive.judge, totals, *sizes, moments, np.zeros(6))
+            assert_same(pairwise._judge, naive.judge, totals, *sizes, moments, np.zeros(5))
             few = np.array([2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 2.0, 4.0])
-            assert_same(pairwise._judge, naive.judge, few, 0.0, 0.0, 0.0, moments, np.zeros(6))
+            assert_same(pairwise._judge, naive.judge, few, 0.0, 0.0, 0.0, moments, np.zeros(5))
         for which in (1, 2):
             pairs = run_both(pairwise._add_rare, naive.add_rare, slab, n_x, n_y, which, totals)
             np.testing.assert_allclose(*pairs[-1], rtol=1e-7)
@@ -230,11 +239,12 @@ class TestPairwise:
             slab[1, : {"empty": 0, "one row": 9, "one sample": 1}[case]] = 1
         rule = estimator_rule(estimator, int(slab.sum()))
         n_x, n_y = np.zeros(8, np.int64), np.zeros(5, np.int64)
-        scratch = (np.zeros(slab.shape), np.zeros((5, 9)), np.full(6, np.nan))
-        arguments = (slab, rule, n_x, n_y, *scratch)
-        pairs = run_both(pairwise._measure_pair, naive.measure_pair, *arguments)
-        np.testing.assert_allclose(*pairs[-1], rtol=1e-7, atol=1e-9)
-        np.testing.assert_array_equal(*pairs[1])
+        for tested in (False, True):
+            scratch = (np.zeros(slab.shape), np.zeros((5, 9)), tested, np.full(8, np.nan))
+            arguments = (slab, rule, n_x, n_y, *scratch)
+            pairs = run_both(pairwise._measure_pair, naive.measure_pair, *arguments)
+            np.testing.assert_allclose(*pairs[-1], rtol=1e-7, atol=1e-9)
+            np.testing.assert_array_equal(*pairs[1])
 
     @pytest.mark.parametrize("n", [3, 64, 257])
     def test_add_influence(self, n: int) -> None:

@@ -161,6 +161,38 @@ class TestValues:
         assert value == measures.measure("sensitivity", "fc0", two, samples=500, **BINS).value
 
 
+class TestPvalues:
+    def test_of_a_matrix(self, two: nx.DiGraph[Any]) -> None:
+        bits = measures.ei_parts_matrix("fc0", two, samples=N, **BINS)
+        found, chance = measures.ei_parts_matrix("fc0", two, samples=N, return_pvalues=True, **BINS)
+        np.testing.assert_array_equal(found, bits)
+        assert chance.shape == bits.shape
+        assert ((chance >= 0) & (chance <= 1)).all()
+        assert (chance[bits > 0.1] < 1e-6).all()
+        measured = measures.measure("ei_parts_matrix", "fc0", two, samples=N, pvalues=True, **BINS)
+        np.testing.assert_array_equal(measured.pvalues, chance)
+
+    def test_are_sampled_where_bits_could_be_exact(self, two: nx.DiGraph[Any]) -> None:
+        found = measures.measure("ei_parts_matrix", "fc0", two, pvalues=True, **BINS)
+        assert found.method == "sample"
+        assert found.pvalues is not None
+
+    def test_tiles_give_the_same(self, two: nx.DiGraph[Any]) -> None:
+        found = [
+            measures.measure(
+                "ei_parts_matrix", "fc0", two, samples=N, pvalues=True, memory_limit=limit, **BINS
+            ).pvalues
+            for limit in (None, 3 * N)
+        ]
+        np.testing.assert_array_equal(*found)
+
+    def test_refusals(self, two: nx.DiGraph[Any]) -> None:
+        with pytest.raises(ValueError, match="is for 'ei_parts_matrix' only, not for 'ei'"):
+            measures.measure("ei", "fc0", two, pvalues=True, **BINS)
+        with pytest.raises(ValueError, match="is for method 'sample' only: exact bits need no"):
+            measures.ei_parts_matrix("fc0", two, return_pvalues=True, method="exact", **BINS)
+
+
 class TestMeasureMany:
     names = ("ei", "ei_parts", "sensitivity", "degeneracy", "phi", "ei_parts_matrix")
 

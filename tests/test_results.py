@@ -51,6 +51,7 @@ GROUPS: dict[str, Any] = {
     "upper_bound": [4.0, 8.0],
 }
 JUDGED = {"adequacy", "reliable"}
+TESTED = {"pvalues"}
 
 
 def measurement(**changes: Any) -> Measurement:
@@ -60,7 +61,7 @@ def measurement(**changes: Any) -> Measurement:
 class TestMeasurement:
     def test_has_the_fields_of_the_contract(self) -> None:
         fields = {f.name for f in dataclasses.fields(Measurement)}
-        assert fields == {*FIELDS, *VECTOR, *JUDGED}
+        assert fields == {*FIELDS, *VECTOR, *JUDGED, *TESTED}
 
     def test_is_frozen_and_keyword_only(self) -> None:
         with pytest.raises(dataclasses.FrozenInstanceError):

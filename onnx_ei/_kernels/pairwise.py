@@ -254,13 +254,16 @@ def _measure_pair(
     n_y: Array,
     weights: Array,
     sums: Array,
+    tested: bool,
     result: Array,
 ) -> None:
     """Turn a joint histogram into bits, variances, and the influence of a sample in each cell.
 
     ``slab``, ``n_x``, ``n_y`` and ``weights`` as in ``_weigh_cells``; ``rule``: an estimator's
-    tables, null table and kind; ``sums`` float64 (5, >= x_bins), scratch; ``result`` float64 (6,),
-    filled: as by ``_judge``, and the samples kept. Where none are kept, all 0.
+    tables, null table and kind; ``sums`` float64 (5, >= x_bins), scratch; ``result`` float64 (8,),
+    filled: as by ``_judge``, the samples kept, and where ``tested``, by the coverage jackknife, how
+    many standard deviations the estimate is above independence, and how many cells are free then.
+    Where none are kept, all 0.
     """
     tables, null, which = rule
     totals = np.empty(8)
@@ -281,9 +284,14 @@ def _measure_pair(
     elif which == _COVERAGE:
         triples = sums[2, : n_x.size].sum()
         _judge(totals, ratio[0], triples, square, moments, result)
-        if result[4] > _NO_SHARE:
+        if tested or result[4] > _NO_SHARE:
             _sum_null(n_x, n_y, tables, null, moments)
             _judge(totals, ratio[0], triples, square, moments, result)
+        if tested:
+            above = totals[1] - ratio[0] * totals[2] - moments[0] + ratio[0] * moments[1]
+            spread = moments[2] - 2.0 * ratio[0] * moments[3] + ratio[0] ** 2 * moments[4]
+            result[6] = above / math.sqrt(spread)
+            result[7] = 2.0 * math.log(2.0) ** 2 * moments[2]
     else:
         if which in (_CHAO_SHEN, _CHAO_WANG_JOST):
             _add_rare(slab, n_x, n_y, which, totals)
@@ -321,18 +329,20 @@ def _pairwise(
 
     ``in_codes`` and ``out_codes`` unsigned (units, n); ``bins`` int64, of the inputs and of the
     outputs; ``rule`` as in ``_measure_pair``; filled: ``bits`` float64 (2, inputs, outputs), the
-    estimate and its standard error, and ``kept`` int64 (inputs, outputs); ``influence`` float64
-    (tasks, m <= n) and ``spread`` float64 (tasks, 3), added to: of the first samples, and the
-    variances n result[1] and n result[2] and the error of ``_measure_pair``. One task owns a row
-    of both, some of the pairs of each of its outputs, and a slab.
+    estimate and its standard error (with two rows more, what ``tested`` adds), and ``kept`` int64
+    (inputs, outputs); ``influence`` float64 (tasks, m <= n) and ``spread`` float64 (tasks, 3),
+    added to: of the first samples, and the variances n result[1] and n result[2] and the error of
+    ``_measure_pair``. One task owns a row of both, some of the pairs of each of its outputs, and a
+    slab.
     """
     in_bins, out_bins = bins
     stride = in_bins.max() + 1
     n_tasks = influence.shape[0]
     n_groups = max(1, -(-n_tasks // out_bins.size))
     n_samples = in_codes.shape[1]
+    tested = bits.shape[0] > 2
     for task in prange(n_tasks):
-        result = np.empty(6)
+        result = np.empty(8)
         sums = np.empty((5, stride))
         n_x = np.empty(stride, np.int64)
         for item in range(task, out_bins.size * n_groups, n_tasks):
@@ -347,9 +357,12 @@ def _pairwise(
             for a in range(begin, end):
                 slab[:] = 0
                 _count_pair(in_codes[a], rows, slab.ravel())
-                _measure_pair(slab, rule, n_x[: in_bins[a]], n_y, weights, sums, result)
+                _measure_pair(slab, rule, n_x[: in_bins[a]], n_y, weights, sums, tested, result)
                 bits[0, a, b] = result[0]
                 bits[1, a, b] = np.sqrt(result[1] + result[3] * result[3])
+                if tested:
+                    bits[2, a, b] = result[6]
+                    bits[3, a, b] = result[7]
                 kept[a, b] = np.int64(result[5])
                 if result[5] > 0.0:
                     scale = n_samples / result[5]

@@ -331,6 +331,7 @@ def described(
         positions=span.positions,
         batched=span.batched,
         notes=instead(name, estimate),
+        pvalues=estimate.pvalues,
         **_judged(name, estimate),
     )
 

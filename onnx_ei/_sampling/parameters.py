@@ -105,8 +105,9 @@ device : str or torch.device
     Seed of the noise, keyword only like all that follow. The same seed gives the same bits of
     the result, whatever the threads and the memory limit.
 estimator : str
-    ``"jackknife"`` (leave one out, corrects bias), ``"grassberger"``, ``"miller-madow"`` or
-    ``"plugin"`` (deep_ei's, biased upwards).
+    ``"coverage-jackknife"`` (the least biased), ``"jackknife"``, ``"chao-wang-jost"``,
+    ``"chao-shen"``, ``"grassberger"``, ``"miller-madow"`` or ``"plugin"`` (deep_ei's, biased
+    upwards); see :func:`onnx_ei.estimators.information_of_counts`.
 method : str
     ``"sample"``, ``"exact"`` or ``"auto"``: without ``samples``, the measures of pairs (and the
     pairwise term of phi, degeneracy and vector_and_pairwise_ei) are exact where the span is
@@ -277,7 +278,7 @@ class Parameters:
     ----------
     threshold, samples, extrapolate, batch_size, in_range, in_bins, out_range, out_bins
         As for :func:`onnx_ei.measures.measure`.
-    seed, estimator, method, tolerance, max_samples, memory_limit, progress
+    seed, estimator, method, tolerance, max_samples, memory_limit, progress, pvalues
         As for :func:`onnx_ei.measures.measure`.
 
     Raises
@@ -308,6 +309,7 @@ class Parameters:
     max_samples: int = DEFAULT_MAX_SAMPLES
     memory_limit: int | None = None
     progress: ProgressOption = None
+    pvalues: bool = False
 
     def __post_init__(self) -> None:
         """Check everything, and keep plain ints and floats."""

@@ -111,6 +111,7 @@ def _of_pairs(counted: Counted, *, matrix: bool) -> Estimate:
         stderr=info.stderr if matrix else np.array(info.total_stderr),
         n_samples=counted.n_samples,
         out_of_range=_dropped(info.kept, info.n_samples),
+        pvalues=info.pvalues if matrix else None,
     )
 
 

@@ -54,6 +54,8 @@ class Estimate:
     vectors : tuple of Vector
         The vectors that the first entries of ``value`` were taken from, in order; the other
         entries come from pairs.
+    pvalues : ndarray of float64, or None
+        Of the shape of ``value``, where they were asked for.
     """
 
     value: FloatArray
@@ -61,6 +63,7 @@ class Estimate:
     out_of_range: float
     n_samples: int = 0
     vectors: tuple[Vector, ...] = ()
+    pvalues: FloatArray | None = None
 
     @property
     def covered(self) -> NDArray[np.bool_]:
