@@ -138,7 +138,10 @@ def add_rare(slab: Array, n_x: Array, n_y: Array, which: int, totals: Array) -> 
 
 def extrapolate(totals: Array, ratio: Array) -> None:
     _, _, tail, thin, once, *_ = totals.tolist()
-    ratio[0] = once * thin / (thin + 1) ** 2
+    ratio[0] = 0
+    if once and thin:
+        halved = 1 + (thin + 1) ** 2 / (once * thin)
+        ratio[0] = 1 / (halved**1.125 - 1)
     if tail < 0:
         ratio[0] = min(1, ratio[0])
 
