@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import platform
 import statistics
 import time
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+REACHED, MISSED = "reached", "NOT REACHED"
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -32,10 +34,13 @@ class Figure:
     at_most: bool = False
     detail: dict[str, Any] = field(default_factory=dict)
 
-    def reaches(self, bound: float | None) -> bool:
+    def verdict(self, short: bool) -> str:
+        """Say whether the goal is reached, in a short run the floor; "" where there is none."""
+        bound = self.floor if short else self.goal
         if bound is None:
-            return True
-        return self.value <= bound if self.at_most else self.value >= bound
+            return ""
+        fine = self.value <= bound if self.at_most else self.value >= bound
+        return REACHED if fine else MISSED
 
 
 def best_of(function: Callable[[], Any], repeats: int) -> float:
@@ -67,21 +72,16 @@ def timed(function: Callable[[], Any]) -> tuple[float, Any]:
 def show(figures: Sequence[Figure], *, short: bool) -> bool:
     """Print the table; say whether every figure reaches its goal, in a short run its floor."""
     width = max(len(f.what) for f in figures)
-    print(f"{'what':<{width}}  {'measured':>12}  {'must reach':>12}")
-    fine = True
+    print(f"{'what':<{width}}  {'floor' if short else 'goal':>12}  {'reached':>12}  verdict")
     for f in figures:
         bound = f.floor if short else f.goal
-        sign = "<=" if f.at_most else ">="
-        wanted = "" if bound is None else f"{sign} {bound:g} {f.unit}"
-        reached = f.reaches(bound)
-        fine &= reached
-        mark = "" if reached else "  NOT REACHED"
-        print(f"{f.what:<{width}}  {f.value:>9.4g} {f.unit:<3} {wanted:>13}{mark}")
-    return fine
+        wanted = "" if bound is None else f"{'<=' if f.at_most else '>='} {bound:g} {f.unit}"
+        print(f"{f.what:<{width}}  {wanted:>12}  {f.value:>8.4g} {f.unit:<3}  {f.verdict(short)}")
+    return all(f.verdict(short) != MISSED for f in figures)
 
 
-def write(figures: Sequence[Figure], path: Path, **more: Any) -> None:
-    """Write the figures as JSON, with what they were measured on."""
+def write(figures: Sequence[Figure], path: Path, *, short: bool = False, **more: Any) -> None:
+    """Write the figures as JSON, with their verdicts and what they were measured on."""
     import numba
     import numpy
     import onnxruntime
@@ -90,9 +90,11 @@ def write(figures: Sequence[Figure], path: Path, **more: Any) -> None:
     found = {
         "machine": {
             "processor": platform.processor() or platform.machine(),
+            "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
             "threads": numba.get_num_threads(),
         },
         "versions": {m.__name__: m.__version__ for m in (numpy, numba, onnxruntime)},
-        "figures": [asdict(f) for f in figures],
+        "short": short,
+        "figures": [asdict(f) | {"verdict": f.verdict(short)} for f in figures],
     }
     path.write_text(json.dumps(found | more, indent=1) + "\n", encoding="utf-8")

@@ -3,49 +3,57 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numba
 import numpy as np
 from figures import Figure, pairs_of, timed
-from peer import Layer
+from peer import BATCH_SIZES, Layer
 
 from onnx_ei.information import pairwise_information
 
 REPEATS = 5
+# deep_ei's best of BATCH_SIZES on most layers, taken untried in a short run.
+USUAL = (10_000,)
 
 
 def figures(short: bool) -> Iterator[Figure]:
-    """Yield every speed figure; a short run leaves out what takes deep_ei minutes."""
-    yield from counting(64, goal=40)
-    yield from counting(8, goal=60)
-    yield from vectors()
-    yield from sensitivity()
+    """Yield every speed figure; a short run times once, and leaves out what takes minutes."""
+    sizes, repeats = (USUAL, 1) if short else (BATCH_SIZES, REPEATS)
+    yield from counting(64, 40, sizes, repeats)
+    yield from counting(8, 60, sizes, repeats)
+    yield from vectors(sizes, repeats)
+    yield from sensitivity(sizes, repeats)
     if not short:
         yield time_to_truth()
 
 
 def _ratio(
-    what: str, goal: float, ours: Callable[[], Any], theirs: Callable[[], Any], **detail: Any
+    what: str,
+    goal: float,
+    ours: Callable[[], Any],
+    theirs: Callable[[], Any],
+    repeats: int,
+    **detail: Any,
 ) -> Figure:
-    mine, peer = pairs_of(ours, theirs, REPEATS)
+    mine, peer = pairs_of(ours, theirs, repeats)
     return Figure(
         what=what, value=peer / mine, unit="x", goal=goal, floor=goal / 2,
         detail={"seconds": mine, "deep_ei_seconds": peer} | detail,
     )  # fmt: skip
 
 
-def counting(bins: int, goal: float) -> Iterator[Figure]:
+def counting(bins: int, goal: float, sizes: Sequence[int], repeats: int) -> Iterator[Figure]:
     """ei_parts_matrix end to end, and its counting beside the roofline."""
     layer, n = Layer(64, 64), 100_000
     options: dict[str, Any] = {"samples": n, "in_bins": bins, "out_bins": bins}
-    size = layer.best_batch("ei_parts_matrix", **options)
+    size = layer.best_batch("ei_parts_matrix", sizes, **options)
     yield _ratio(
         f"ei_parts_matrix, 64 -> 64, {bins} bins, 1e5 samples", goal,
         lambda: layer.call("ei_parts_matrix", **options),
         lambda: layer.peer("ei_parts_matrix", batch_size=size, **options),
-        batch_size=size,
+        repeats=repeats, batch_size=size,
     )  # fmt: skip
     rng = np.random.default_rng(0)
     x, y = (rng.integers(0, bins, (64, n)).astype(np.uint8) for _ in range(2))
@@ -55,7 +63,7 @@ def counting(bins: int, goal: float) -> Iterator[Figure]:
     mine, bare = pairs_of(
         lambda: pairwise_information(x, y, n_bins, n_bins),
         lambda: roofline(x, wide, slab),
-        2 * REPEATS,
+        2 * repeats + 1,
     )
     yield Figure(
         what=f"  counting and bits, share of the roofline, {bins} bins",
@@ -78,16 +86,16 @@ def roofline(x: Any, rows: Any, slab: Any) -> None:
             _bare(x[a], rows[b], slab[b])
 
 
-def vectors() -> Iterator[Figure]:
+def vectors(sizes: Sequence[int], repeats: int) -> Iterator[Figure]:
     """EI of whole vectors, and of 16 groups of units."""
     layer = Layer(20, 10)
     options: dict[str, Any] = {"samples": 100_000, "in_bins": 16, "out_bins": 16}
-    size = layer.best_batch("ei", **options)
+    size = layer.best_batch("ei", sizes, **options)
     yield _ratio(
         "ei, 20 -> 10, 16 bins, 1e5 samples", 60,
         lambda: layer.call("ei", **options),
         lambda: layer.peer("ei", batch_size=size, **options),
-        batch_size=size,
+        repeats=repeats, batch_size=size,
     )  # fmt: skip
     rng = np.random.default_rng(1)
     groups = [
@@ -98,26 +106,29 @@ def vectors() -> Iterator[Figure]:
         "eis_between_groups, 16 groups of 5 -> 3, the same layer", 60,
         lambda: layer.call("eis_between_groups", groups=groups, **options),
         lambda: layer.peer("eis_between_groups", groups, batch_size=size, **options),
-        batch_size=size,
+        repeats=repeats, batch_size=size,
     )  # fmt: skip
 
 
-def sensitivity() -> Iterator[Figure]:
+def sensitivity(sizes: Sequence[int], repeats: int) -> Iterator[Figure]:
     """sensitivity_matrix, by sampling and exactly."""
     layer = Layer(64, 64)
     bins: dict[str, Any] = {"in_bins": 64, "out_bins": 64}
-    size = layer.best_batch("sensitivity_matrix", (100, 1000), samples=1000, **bins)
+    sizes = (1000,) if sizes == USUAL else (100, 1000)
+    size = layer.best_batch("sensitivity_matrix", sizes, samples=1000, **bins)
 
     def theirs() -> Any:
         return layer.peer("sensitivity_matrix", samples=1000, batch_size=size, **bins)
 
     yield _ratio(
         "sensitivity_matrix, 64 -> 64, 64 bins, 1000 samples", 50,
-        lambda: layer.call("sensitivity_matrix", samples=1000, **bins), theirs, batch_size=size,
+        lambda: layer.call("sensitivity_matrix", samples=1000, **bins),
+        theirs, repeats, batch_size=size,
     )  # fmt: skip
     yield _ratio(
         "  the same, exact", 100,
-        lambda: layer.call("sensitivity_matrix", method="exact", **bins), theirs, batch_size=size,
+        lambda: layer.call("sensitivity_matrix", method="exact", **bins),
+        theirs, repeats, batch_size=size,
     )  # fmt: skip
 
 

@@ -100,6 +100,36 @@ def test_importing_is_light(module):
     assert done.stdout.split() == []
 
 
+EVERY_NAME = "import onnx_ei; [getattr(onnx_ei, name) for name in onnx_ei.__all__]"
+
+
+def imported_by(code: str, heavy: set[str]) -> set[str]:
+    """Which of some packages a new process has imported after some code."""
+    tell = f"import sys; print(*sorted({heavy!r} & set(sys.modules)), file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{tell}"],
+        capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    return set(done.stderr.split())
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["export", "--help"]])
+def test_help_imports_nothing_heavy(arguments):
+    code = "\n".join((
+        "import sys", "from onnx_ei.cli import main", f"sys.argv[1:] = {arguments!r}",
+        "try: main()", "except SystemExit as end: assert not end.code",
+    ))  # fmt: skip
+    measuring = {"numpy", "scipy", "numba", "onnx", "onnx_ir", "onnxruntime", "networkx", "sympy"}
+    assert imported_by(code, {*HEAVY, *measuring}) == set()
+
+
+def test_every_public_name_comes_without_frameworks_and_without_a_runtime():
+    # numba imports the root of scipy, which is cheap
+    scipy = {"scipy.special", "scipy.optimize", "scipy.stats"}
+    heavy = {*HEAVY, *scipy, "onnxruntime", "onnx_ir", "onnxscript", "sympy", "rich", "typer"}
+    assert imported_by(EVERY_NAME, heavy) == set()
+
+
 @pytest.mark.parametrize("name", modules())
 def test_every_public_name_is_documented(name):
     module = importlib.import_module(name)

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import ndtr
 
 from onnx_ei._exact.units import EPSILON, Unit
 from onnx_ei._kernels.exact_series import _characteristic, _series_pairs
@@ -174,6 +173,9 @@ def series_of(unit: Unit, n_bins: int, tolerance: float) -> Series | None:
     Series or None
         None where even the longest series is too short for every pair: too few terms matter.
     """
+    # only where it is needed: importing it takes as long as importing the rest of the engine
+    from scipy.special import ndtr
+
     deviation = math.sqrt(unit.variance)
     shares = ndtr(unit.stops / deviation) - ndtr(unit.starts / deviation)
     share = min(1.0, max(1e-6, float(shares.sum())))

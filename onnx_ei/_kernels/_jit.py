@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeVar, cast
 
 from numba import njit, prange
 from numpy.typing import NDArray
+
+from onnx_ei._kernels._cache import KernelCache
 
 __all__ = ["Array", "kernel", "prange"]
 
@@ -44,10 +47,12 @@ def kernel(
         options["fastmath"] = {"contract", "reassoc", "nsz", "nnan"}
 
     def decorate(function: _F) -> _F:
-        try:
-            return cast(_F, njit(cache=True, **options)(function))
-        except RuntimeError:
-            # A read-only install without a writable home has nowhere to keep compiled code.
-            return cast(_F, njit(**options)(function))
+        compiled: Any = njit(**options)(function)
+        # With NUMBA_DISABLE_JIT=1 this is the function itself. A read-only install without a
+        # writable home has nowhere to keep compiled code.
+        if compiled is not function:
+            with suppress(RuntimeError):
+                compiled._cache = KernelCache(function)
+        return cast(_F, compiled)
 
     return decorate
