@@ -439,3 +439,81 @@ def sweeps(
         table = np.empty((len(floors), n_bins))
         line_table(np.array(crossings[::order]), codes[::order], table)
         information(table, np.array(floors), results[a])
+
+
+def bin_rounded(
+    x: Array, lower: Array, upper: Array, slack: Array, n_bins: Array, out: Array
+) -> None:
+    moved = x.astype(np.float64)
+    for u, (low, high) in enumerate(zip(lower, upper, strict=True)):
+        column = moved[:, u]
+        column[(column > high) & (column - high <= slack[u])] = high
+        column[(column < low) & (low - column <= slack[u])] = low
+    bin_values(moved, lower, upper, n_bins, out, np.zeros(n_bins.size, np.int64))
+
+
+def count_cells(rows: Array, y: Array, slab: Array, hits: Array) -> None:
+    cells = (rows.astype(int) + y.astype(int)).tolist()
+    first = {cell: s for s, cell in reversed(list(enumerate(cells)))}
+    for cell, count in Counter(cells).items():
+        slab[cell] = count
+    hits[: len(first)] = sorted(first.values())
+    if first[cells[-1]] != len(cells) - 1:
+        hits[len(first)] = len(cells) - 1  # noted, and not counted
+    hits[len(cells)] = len(first)
+
+
+def bound_cells(
+    x: Array, y: Array, hits: Array, n_bins: Array, low: Array, high: Array, weights: Array
+) -> None:
+    pairs = [(int(x[s]), int(y[s])) for s in hits[: int(hits[-1])].tolist()]
+    for pair in pairs:
+        if pair[0] == n_bins[0] or pair[1] == n_bins[1]:
+            weights[pair] = 0
+    for a in range(low.size):
+        row = [b for c, b in pairs if c == a and b < n_bins[1]]
+        low[a], high[a] = min(row, default=n_bins[1]), max(row, default=-1)
+
+
+def measure_cells(
+    slab: Array, tables: Array, low: Array, high: Array, n_y: Array, sums: Array, result: Array
+) -> None:
+    # the pairwise kernel's twins look at every cell
+    x_bins, n_x, both = low.size, np.zeros(low.size, int), np.zeros((2, low.size))
+    cells = np.ascontiguousarray(slab.T)
+    sum_cells(cells, x_bins, n_y.size, tables, n_x, n_y, both)
+    sums[0] = n_x
+    estimate(x_bins, n_y.size, tables, n_x, n_y, both, result)
+
+
+def weigh_hits(
+    slab: Array, tables: Array, low: Array, high: Array, n_y: Array, sums: Array, weights: Array
+) -> None:
+    n_x, both = sums[0].astype(int), np.zeros((2, low.size))
+    found = np.zeros((n_y.size, low.size))
+    cells = np.ascontiguousarray(slab.T)
+    weigh_cells(cells, tables, n_x, n_y, float(sums[1, 0]), found, both)
+    hit = slab[: low.size, : n_y.size] > 0
+    weights[: low.size, : n_y.size][hit] = found.T[hit]
+    sums[1] = both[1]
+
+
+def add_influences(rows: Array, y: Array, weights: Array, scale: float, influence: Array) -> None:
+    add_influence(y, rows, weights, scale, influence)
+
+
+def sweep(
+    x: Array,
+    y: Array,
+    x_bins: int,
+    y_bins: Array,
+    tables: Array,
+    bits: Array,
+    kept: Array,
+    influence: Array,
+) -> None:
+    found, counts = np.zeros((2, 1, y_bins.size)), np.zeros((1, y_bins.size), int)
+    rows = np.zeros((y_bins.size, influence.size))
+    pairwise(x[None], y, np.array([x_bins]), y_bins, tables, found, counts, rows)
+    bits[:], kept[:] = found[:, 0], counts[0]
+    influence += rows.sum(axis=0)

@@ -22,6 +22,7 @@ from onnx_ei._sampling.remarks import (
 from onnx_ei._sampling.source import Runner, Source
 from onnx_ei._sampling.stopping import Estimate
 from onnx_ei._sampling.sweeping import SweepSampler
+from onnx_ei._sampling.swept import Lanes
 from onnx_ei.results import Measurement
 from onnx_ei.sampling import ALL, Group, JointSampler
 
@@ -235,6 +236,7 @@ def source_of(span: SpanLike, runner: Runner, parameters: Parameters) -> Source:
         in_range=span.in_range if parameters.in_range is None else parameters.in_range,
         out_range=span.out_range if parameters.out_range is None else parameters.out_range,
         parameters=parameters,
+        lanes=Lanes.single(span.n_inputs, span.n_outputs),
     )
 
 
@@ -253,7 +255,7 @@ class _Stages:
         pairs = any(q.pairs for q in wanted.values())
         vectors = [*([(ALL, ALL)] if self._whole else []), *groups]
         self._joint = JointSampler(source, pairs=pairs, groups=vectors, progress=progress)
-        self._sweep = SweepSampler(source, progress)
+        self._sweep = SweepSampler(source, progress, matrix="sensitivity_matrix" in wanted)
 
     def estimates_at(self, n_samples: int, names: Sequence[str]) -> dict[str, Estimate]:
         """Return the estimates of some measures from the first ``n_samples``."""
