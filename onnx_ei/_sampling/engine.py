@@ -22,7 +22,6 @@ from onnx_ei._sampling.remarks import (
 from onnx_ei._sampling.source import Runner, Source
 from onnx_ei._sampling.stopping import Estimate
 from onnx_ei._sampling.sweeping import SweepSampler
-from onnx_ei._sampling.swept import Lanes
 from onnx_ei.results import Measurement
 from onnx_ei.sampling import ALL, Group, JointSampler
 
@@ -236,7 +235,6 @@ def source_of(span: SpanLike, runner: Runner, parameters: Parameters) -> Source:
         in_range=span.in_range if parameters.in_range is None else parameters.in_range,
         out_range=span.out_range if parameters.out_range is None else parameters.out_range,
         parameters=parameters,
-        lanes=Lanes.single(span.n_inputs, span.n_outputs),
     )
 
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_ei._kernels.binning import _bin_rounded
 from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import Progress
-from onnx_ei._sampling.swept import Lanes
+from onnx_ei._sampling.swept import Strands
 from onnx_ei.binning import MAX_BINS, Binning, bin_values
 from onnx_ei.noise import CHUNK, uniform_chunk, uniform_rows
 
@@ -113,8 +113,6 @@ class Source:
         Closed ranges.
     parameters : Parameters
         Bins, seed, memory.
-    lanes : Lanes
-        Which units have nothing to do with each other.
 
     Examples
     --------
@@ -127,7 +125,14 @@ class Source:
     in_range: Range
     out_range: Range | str
     parameters: Parameters
-    lanes: Lanes
+
+    @property
+    def strands(self) -> Strands:
+        """Which units have nothing to do with each other; found when it is first asked for."""
+        found = getattr(self.runner, "strands", None)
+        if found is None:
+            return Strands.single(self.n_inputs, self.n_outputs)
+        return Strands(of_inputs=found[0], of_outputs=found[1])
 
     @property
     def workers(self) -> int:

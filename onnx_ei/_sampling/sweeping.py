@@ -2,13 +2,13 @@
 
 Noise is drawn once a chunk for all inputs, and held for a tile of them. Then, some inputs at a
 time, the span runs and its outputs are binned, and pairs are counted: each a task in the pool of
-threads, which writes to a place of its own. Inputs of different lanes share a run.
+threads, which writes to a place of its own. Inputs of different strands share a run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
+from functools import cached_property, partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeAlias
 
@@ -28,7 +28,7 @@ from onnx_ei._sampling.source import (
     run_tasks,
     slices,
 )
-from onnx_ei._sampling.swept import SweepInformation, Swept
+from onnx_ei._sampling.swept import Strands, SweepInformation, Swept
 from onnx_ei.binning import Binning
 from onnx_ei.estimators import estimator_table, log2_table
 from onnx_ei.noise import CHUNK
@@ -47,16 +47,16 @@ RESULT_BYTES = 24
 
 
 class _Noise(NamedTuple):
-    """The values that some passes' inputs take: (passes, lanes, n), and their codes."""
+    """The values that some passes' inputs take: (passes, strands, n), and their codes."""
 
     values: NDArray[np.float32]
     codes: NDArray[Any]
 
 
 class _Rows(NamedTuple):
-    """Results: (2, passes, lanes, outputs) and (passes, lanes, outputs), as in ``Swept``.
+    """Results: (2, passes, strands, outputs) and (passes, strands, outputs), as in ``Swept``.
 
-    Influence is (passes, lanes, cuts, blocks): a task adds to a cut of its own.
+    Influence is (passes, strands, cuts, blocks): a task adds to a cut of its own.
     """
 
     bits: FloatArray
@@ -95,7 +95,7 @@ class SweepSampler:
         self._matrix = matrix
         self._in = source.in_binning
         self._out: Binning | None = None
-        self._passes = source.lanes.passes()
+        self._tables = np.empty((0, 2))
 
     def at(self, n: int) -> SweepInformation:
         """Return the information from the first ``n`` samples of each input.
@@ -105,6 +105,8 @@ class SweepSampler:
         source = self._source
         check_histogram(self._in, self._out_binning(), source.parameters.memory)
         found = Swept(source.n_inputs, source.n_outputs, n, matrix=self._matrix)
+        tables = [estimator_table(source.parameters.estimator, n), log2_table(n)]
+        self._tables = np.stack(tables, axis=1)
         tile = self._tile(n)
         columns = slices(source.n_outputs, tile.outputs)
         self._progress.plan(n * len(self._passes) * len(columns))
@@ -116,20 +118,28 @@ class SweepSampler:
                 self._measure(batch, passes[at], columns, found)
         return found.freeze()
 
+    @cached_property
+    def _strands(self) -> Strands:
+        return self._source.strands
+
+    @cached_property
+    def _passes(self) -> NDArray[np.int64]:
+        return self._strands.passes()
+
     def _tile(self, n: int) -> _Tile:
         """Cut the work: a quarter of the memory for noise, half of it for codes and results."""
         memory, source = self._source.parameters.memory, self._source
-        n_passes, n_lanes = self._passes.shape
-        drawn = memory // 4 // (n * n_lanes * (4 + self._in.code_dtype.itemsize))
+        n_passes, n_strands = self._passes.shape
+        drawn = memory // 4 // (n * n_strands * (4 + self._in.code_dtype.itemsize))
         column = n * self._out_binning().code_dtype.itemsize
         outputs = max(1, min(source.n_outputs, memory // 2 // column))
-        each = column * outputs + RESULT_BYTES * n_lanes * source.n_outputs
+        each = column * outputs + RESULT_BYTES * n_strands * source.n_outputs
         batch = min(memory // 2, max(BATCH, 2 * self._workers * each)) // each
         return _Tile(max(1, min(drawn, n_passes)), max(1, batch), outputs)
 
     def _drawn(self, n: int, passes: NDArray[np.int64]) -> _Noise:
         """Draw the values of some inputs: a chunk comes for all inputs, and is drawn once."""
-        inputs = np.maximum(passes.ravel(), 0)  # of a lane that has no more, any
+        inputs = np.maximum(passes.ravel(), 0)  # of a strand that has no more, any
         every = slice(int(inputs[0]), int(inputs[-1]) + 1)
         # a slice where it is one: fancy indexing would copy each row once more
         taken: Any = every if np.array_equal(inputs, np.arange(every.start, every.stop)) else inputs
@@ -160,12 +170,13 @@ class SweepSampler:
             kept=np.zeros(shape, np.int64),
             influence=np.zeros((*passes.shape, len(self._cuts(passes)), max(1, min(n, BLOCKS)))),
         )
+        if passes.shape[1] > 1:
+            self._still(noise, passes, rows)
         for outputs in columns:
             bins = part(self._out_binning(), outputs)
             y = np.empty((len(passes), bins.n_units, n), bins.code_dtype)
             self._run(noise, passes, y, outputs)
             self._count(noise, passes, y, outputs, rows)
-        self._still(noise, passes, rows)
         inputs = passes.ravel()
         real = inputs >= 0
         into.add(
@@ -219,23 +230,23 @@ class SweepSampler:
         outputs: slice,
         rows: _Rows,
     ) -> None:
-        """Count the pairs of each input and the outputs of its lane."""
+        """Count the pairs of each input and the outputs of its strand."""
         n_bins = self._out_binning().n_bins[outputs]
         own = self._own(outputs)
 
         def task(p: int, cut: int, of: int) -> int:
-            for lane in np.flatnonzero(passes[p] >= 0):
-                mine = own[lane]
+            for strand in np.flatnonzero(passes[p] >= 0):
+                mine = own[strand]
                 some = mine[len(mine) * cut // of : len(mine) * (cut + 1) // of]
                 if not some.size:
                     continue
                 # without the copy that fancy indexing makes
                 near = slice(some[0], some[-1] + 1) if some[-1] - some[0] + 1 == some.size else some
                 bits, kept = np.empty((2, some.size)), np.empty(some.size, np.int64)
-                influence = rows.influence[p, lane, cut]
-                self._sweep(noise.codes[p, lane], y[p, near], n_bins[near], bits, kept, influence)
-                rows.bits[:, p, lane, outputs.start + some] = bits
-                rows.kept[p, lane, outputs.start + some] = kept
+                influence = rows.influence[p, strand, cut]
+                self._sweep(noise.codes[p, strand], y[p, near], n_bins[near], bits, kept, influence)
+                rows.bits[:, p, strand, outputs.start + some] = bits
+                rows.kept[p, strand, outputs.start + some] = kept
             return 0
 
         cuts = self._cuts(passes)
@@ -251,32 +262,35 @@ class SweepSampler:
         kept: NDArray[np.int64],
         influence: FloatArray,
     ) -> None:
-        parameters = self._source.parameters
-        tables = [estimator_table(parameters.estimator, x.size), log2_table(x.size)]
-        _sweep(x, y, parameters.in_bins, n_bins, np.stack(tables, axis=1), bits, kept, influence)
+        in_bins = self._source.parameters.in_bins
+        _sweep(x, y, in_bins, n_bins, self._tables, bits, kept, influence)
 
     def _still(self, noise: _Noise, passes: NDArray[np.int64], rows: _Rows) -> None:
-        """Fill in the outputs of the other lanes: they stay where all inputs are 0.
+        """Fill in the outputs of the other strands: they stay where all inputs are 0.
 
-        They tell nothing of the input; what is left of a standard error is rounding.
+        They tell nothing of the input; what is left of a standard error is rounding. An input's
+        own outputs are counted later.
         """
-        if passes.shape[1] == 1:
-            return
         bins = self._out_binning()
         inside = binned_outputs(self._resting(), bins)[:, 0] < bins.n_bins
-        of_outputs = self._source.lanes.of_outputs
+        total = np.count_nonzero(inside)
+        own = np.bincount(self._strands.of_outputs[inside], minlength=passes.shape[1])
         one = np.ones(1, np.int64)
 
         def task(p: int) -> int:
-            for lane in np.flatnonzero(passes[p] >= 0):
-                x = noise.codes[p, lane]
-                bits, kept, influence = np.empty((2, 1)), one.copy(), rows.influence[p, lane, 0]
-                others = np.flatnonzero(inside & (of_outputs != lane))
-                once = np.zeros_like(influence)
-                self._sweep(x, np.zeros((1, x.size), np.uint8), one, bits, kept, once)
-                influence += others.size * once
-                rows.bits[:, p, lane, others] = bits
-                rows.kept[p, lane, others] = kept
+            bits, kept = np.zeros((2, passes.shape[1], 1)), np.zeros((passes.shape[1], 1), np.int64)
+            for strand in np.flatnonzero(passes[p] >= 0):
+                x = noise.codes[p, strand]
+                found, number, once = (
+                    np.empty((2, 1)),
+                    one.copy(),
+                    np.zeros(rows.influence.shape[-1]),
+                )
+                self._sweep(x, np.zeros((1, x.size), bins.code_dtype), one, found, number, once)
+                bits[:, strand], kept[strand] = found, number
+                rows.influence[p, strand, 0] += (total - own[strand]) * once
+            rows.bits[:, p] = np.where(inside, bits, 0.0)
+            rows.kept[p] = np.where(inside, kept, 0)
             return 0
 
         run_tasks((partial(task, p) for p in range(len(passes))), self._workers, SILENT)
@@ -290,10 +304,10 @@ class SweepSampler:
         return range(1 if len(passes) >= 4 * self._workers else 4 * self._workers)
 
     def _own(self, outputs: slice) -> list[NDArray[np.int64]]:
-        """Return the outputs of each lane, as places in a slice of all."""
-        lanes = self._source.lanes.of_outputs[outputs]
-        order = np.argsort(lanes, kind="stable")
-        ends = np.searchsorted(lanes[order], np.arange(self._passes.shape[1] + 1))
+        """Return the outputs of each strand, as places in a slice of all."""
+        strands = self._strands.of_outputs[outputs]
+        order = np.argsort(strands, kind="stable")
+        ends = np.searchsorted(strands[order], np.arange(self._passes.shape[1] + 1))
         return [order[a:b] for a, b in pairwise(ends)]
 
     @property

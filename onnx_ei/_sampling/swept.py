@@ -8,9 +8,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei.information import block_stderr
-
-__all__ = ["Lanes", "SweepInformation", "Swept"]
+__all__ = ["Strands", "SweepInformation", "Swept"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
@@ -21,21 +19,21 @@ It depends on the layer alone, so that the order of summing does too."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Lanes:
-    """Units that have nothing to do with those of another lane, as the channels of a pool.
+class Strands:
+    """Units that have nothing to do with those of another strand, as the channels of a pool.
 
     Parameters
     ----------
     of_inputs : ndarray of int64, shape (n_inputs,)
-        Each input's lane, from 0.
+        Each input's strand, from 0.
     of_outputs : ndarray of int64, shape (n_outputs,)
-        Each output's: it depends on the inputs of this lane alone.
+        Each output's: it depends on the inputs of this strand alone.
 
     Examples
     --------
     Two channels of two pixels; one input of each is driven at a time:
 
-    >>> Lanes(of_inputs=np.array([0, 0, 1, 1]), of_outputs=np.array([0, 1])).passes().tolist()
+    >>> Strands(of_inputs=np.array([0, 0, 1, 1]), of_outputs=np.array([0, 1])).passes().tolist()
     [[0, 2], [1, 3]]
     """
 
@@ -43,27 +41,27 @@ class Lanes:
     of_outputs: Ints
 
     @classmethod
-    def single(cls, n_inputs: int, n_outputs: int) -> Lanes:
-        """Return one lane of everything.
+    def single(cls, n_inputs: int, n_outputs: int) -> Strands:
+        """Return one strand of everything.
 
-        >>> Lanes.single(3, 2).passes().tolist()
+        >>> Strands.single(3, 2).passes().tolist()
         [[0], [1], [2]]
         """
         return cls(of_inputs=np.zeros(n_inputs, np.int64), of_outputs=np.zeros(n_outputs, np.int64))
 
     @property
-    def n_lanes(self) -> int:
-        """Number of lanes."""
+    def n_strands(self) -> int:
+        """Number of strands."""
         return int(self.of_inputs.max()) + 1
 
     def passes(self) -> Ints:
-        """Return the inputs that are driven together, a lane each; -1 where a lane has no more."""
+        """Return the inputs that are driven together, a strand each; -1 where one has no more."""
         sizes = np.bincount(self.of_inputs)
         table = np.full((int(sizes.max()), sizes.size), -1)
         order = np.argsort(self.of_inputs, kind="stable")
-        lane = self.of_inputs[order]
-        place = np.arange(order.size) - (np.cumsum(sizes) - sizes)[lane]
-        table[place, lane] = order
+        strand = self.of_inputs[order]
+        place = np.arange(order.size) - (np.cumsum(sizes) - sizes)[strand]
+        table[place, strand] = order
         return table
 
 
@@ -139,7 +137,7 @@ class Swept:
             self._bits[:, inputs] = bits
         self._row_bits[inputs] = bits[0].sum(axis=1)
         self._kept += int(kept.sum())
-        self._stderr[inputs] = [block_stderr(row, self._n_samples) for row in influence]
+        self._stderr[inputs] = _block_stderrs(influence, self._n_samples)
 
     def freeze(self) -> SweepInformation:
         """Return the whole."""
@@ -154,3 +152,12 @@ class Swept:
             input_stderr=self._stderr,
             n_samples=self._n_samples,
         )
+
+
+def _block_stderrs(influence: FloatArray, n_samples: int) -> FloatArray:
+    """Return ``block_stderr`` of each row, which one at a time takes longer than a short sweep."""
+    blocks = influence.shape[1]
+    if blocks < 2:
+        return np.zeros(len(influence))
+    spread = np.sum((influence - influence.mean(axis=1, keepdims=True)) ** 2, axis=1)
+    return np.asarray(np.sqrt(blocks / (blocks - 1) * spread) / n_samples)
