@@ -59,6 +59,10 @@ class Machine:
         A sample's keys into counts.
     exact, exact_sweep : float
         A pair of EI_parts, and one of sensitivity, computed.
+    start, start_exact : float
+        What any measure takes besides, sampled or computed.
+    chunk, run : float
+        What a chunk of samples takes besides, and one of sensitivity's runs of the model.
     """
 
     threads: int
@@ -73,6 +77,10 @@ class Machine:
     key: float
     exact: float
     exact_sweep: float
+    start: float
+    start_exact: float
+    chunk: float
+    run: float
 
     def __post_init__(self) -> None:
         """Refuse what no clock measures."""
@@ -163,16 +171,18 @@ def cost_of(
     With :math:`n` inputs, :math:`m` outputs, :math:`N` samples, :math:`B_x B_y` cells and :math:`k`
     strands: EI takes :math:`N (n\,draw + (n + m)(bin + state) + run + key)`; EI_parts takes
     :math:`N (n\,draw + (n + m)\,bin + run) + n m (N\,count + B_x B_y\,cell)`; sensitivity takes
-    :math:`N n (draw + bin) + \frac{n}{k} N (run + m\,bin) + n m (\frac{N\,sweep}{k} +
-    sweep\_pair)`. Computed, they take :math:`n m\,exact` and :math:`n` runs to find the weights.
+    :math:`N n (draw + bin) + \frac{n}{k} N (run + m\,bin) + \frac{n m}{k} (N\,sweep +
+    sweep\_pair)`. Computed, they take :math:`n m\,exact` and :math:`2 n` runs to find the weights.
+    Each has a start besides, and each chunk of 1024 samples, or run of it, an overhead.
 
     Examples
     --------
     >>> one = dict.fromkeys("draw bin multiply count cell sweep sweep_pair state key".split(), 1.0)
-    >>> machine = Machine(threads=1, exact=1.0, exact_sweep=1.0, **one)
+    >>> rest = dict.fromkeys("exact exact_sweep start start_exact chunk run".split(), 1.0)
+    >>> machine = Machine(threads=1, **one, **rest)
     >>> work = Work(n_inputs=3, n_outputs=2, run=1.0)
     >>> cost_of("ei_parts", work, machine, 10, bins=(2, 2)).parts
-    {'noise': 30.0, 'model': 10.0, 'binning': 50.0, 'counting': 60.0, 'bits': 24.0}
+    {'start': 2.0, 'noise': 30.0, 'model': 10.0, 'binning': 50.0, 'counting': 60.0, 'bits': 24.0}
     """
     if measure not in MEASURED:
         raise ValueError(f"no cost is known of {measure!r}: give one of {', '.join(MEASURED)}")
@@ -181,8 +191,11 @@ def cost_of(
     result = 24 * n * m if n * m <= LARGE else 8 * n
     if work.affine and measure != "ei":
         pair = machine.exact if measure == "ei_parts" else machine.exact_sweep
-        return _sum({"model": 2 * n * one, "computing": n * m * pair}, 8 * n * m + result)
-    parts = {"noise": samples * n * machine.draw, "model": samples * one}
+        computing = {"model": 2 * n * one, "computing": n * m * pair}
+        return _sum({"start": machine.start_exact, **computing}, 8 * n * m + result)
+    chunks = -(-samples // CHUNK)
+    parts = {"start": machine.start + chunks * machine.chunk}
+    parts |= {"noise": samples * n * machine.draw, "model": samples * one}
     parts["binning"] = samples * (n + m) * machine.bin
     if measure == "ei":
         parts["keys"] = samples * (n + m) * machine.state
@@ -194,6 +207,7 @@ def cost_of(
         parts["bits"] = n * m * bins[0] * bins[1] * machine.cell
         return _sum(parts, held + result)
     passes = n / work.n_strands
+    parts["start"] = machine.start + passes * chunks * machine.run
     parts["model"] = passes * samples * one
     parts["binning"] = samples * (n + passes * m) * machine.bin
     parts["counting"] = passes * m * samples * machine.sweep
@@ -269,6 +283,7 @@ def machine_at_hand(in_bins: int = 64, out_bins: int = 64) -> Machine:
     found |= _sweeping(rng, in_bins, out_bins, threads)
     found |= _keys(rng, in_bins, threads)
     found |= _computing(rng, in_bins, out_bins)
+    found |= _starting(in_bins, out_bins)
     return Machine(**found)
 
 
@@ -285,7 +300,8 @@ def _seconds(call: Callable[[], object], repeats: int = 3) -> float:
 
 def _slope(call: Callable[[int], object], few: int, many: int) -> tuple[float, float]:
     """Return what a call takes a sample, and what it takes without any."""
-    short, long = _seconds(lambda: call(few)), _seconds(lambda: call(many))
+    # a difference of two times needs the least of many: other programs take their share of some
+    short, long = _seconds(lambda: call(few), 7), _seconds(lambda: call(many), 7)
     each = max(long - short, 1e-3 * long) / (many - few)
     return each, max(short - few * each, 1e-3 * short)
 
@@ -341,14 +357,17 @@ def _jackknife(n: int) -> Any:
 
 
 def _keys(rng: np.random.Generator, in_bins: int, threads: int) -> dict[str, float]:
-    units, n = 32, 20_000
-    codes = _codes(rng, in_bins, units, n)
+    units, most = 32, 20_000
+    codes = _codes(rng, in_bins, units, most)
     bins = np.full(units, in_bins)
-    words, kept = np.zeros((2, n), np.uint64), np.ones(n, np.bool_)
-    state = _seconds(lambda: pack_keys(codes, bins, words[0], words[1], kept)) / (units * n)
-    keys = words[0], words[1]
-    counted = _seconds(lambda: vector_information(keys, keys, kept)) / n
-    return {"state": state / threads, "key": counted}
+    words, kept = np.zeros((2, most), np.uint64), np.ones(most, np.bool_)
+    state = _seconds(lambda: pack_keys(codes, bins, words[0], words[1], kept)) / (units * most)
+
+    def counted(n: int) -> object:
+        keys = words[0, :n], words[1, :n]
+        return vector_information(keys, keys, kept[:n])
+
+    return {"state": state / threads, "key": _slope(counted, 2000, most)[0]}
 
 
 def _computing(rng: np.random.Generator, in_bins: int, out_bins: int) -> dict[str, float]:
@@ -362,6 +381,31 @@ def _computing(rng: np.random.Generator, in_bins: int, out_bins: int) -> dict[st
         "exact": _seconds(lambda: exact_totals(*arguments), 2) / pairs,
         "exact_sweep": _seconds(lambda: exact_sweep_totals(*arguments), 2) / pairs,
     }
+
+
+def _starting(in_bins: int, out_bins: int) -> dict[str, float]:
+    """Measure a layer of two units, which takes nothing but what every layer takes besides."""
+    import onnx.parser
+
+    from onnx_ei.measuring import measure
+    from onnx_ei.topology import topology_of
+
+    topology = topology_of(
+        onnx.parser.parse_model(
+            '<ir_version: 10, opset_import: ["" : 18]> g (float[N,2] x) => (float[N,2] y) '
+            "<float[2,2] fc = {0.5,0.1,0.2,0.4}> { y = MatMul(x, fc) }"
+        )
+    )
+    ends: dict[str, Any] = {"in_range": (0, 1), "out_range": (0, 1)}
+    ends |= {"in_bins": in_bins, "out_bins": out_bins}
+
+    def sampled(name: str, chunks: int) -> object:
+        return measure(name, "fc", topology, samples=CHUNK * chunks, method="sample", **ends)
+
+    chunk, start = _slope(lambda n: sampled("ei_parts", n), 1, 20)
+    run = _slope(lambda n: sampled("sensitivity", n), 1, 20)[0] / 2
+    exact = _seconds(lambda: measure("ei_parts", "fc", topology, method="exact", **ends))
+    return {"start": start, "start_exact": exact, "chunk": chunk, "run": run}
 
 
 def _codes(rng: np.random.Generator, bins: int, units: int, n: int) -> Any:
