@@ -188,11 +188,11 @@ def cost_of(
         raise ValueError(f"no cost is known of {measure!r}: give one of {', '.join(MEASURED)}")
     n, m, one = work.n_inputs, work.n_outputs, work.run / machine.threads
     item = 1 if max(bins) <= 255 else 2
-    result = 24 * n * m if n * m <= LARGE else 8 * n
+    result = 24 * n * m
     if work.affine and measure != "ei":
         pair = machine.exact if measure == "ei_parts" else machine.exact_sweep
         computing = {"model": 2 * n * one, "computing": n * m * pair}
-        return _sum({"start": machine.start_exact, **computing}, 8 * n * m + result)
+        return _sum({"start": machine.start_exact, **computing}, min(memory, 8 * n * m) + 24 * m)
     chunks = -(-samples // CHUNK)
     parts = {"start": machine.start + chunks * machine.chunk}
     parts |= {"noise": samples * n * machine.draw, "model": samples * one}
@@ -205,7 +205,8 @@ def cost_of(
     if measure == "ei_parts":
         parts["counting"] = n * m * samples * machine.count
         parts["bits"] = n * m * bins[0] * bins[1] * machine.cell
-        return _sum(parts, held + result)
+        return _sum(parts, held + result + 512 * m)
+    result = result if n * m <= LARGE else 8 * n
     passes = n / work.n_strands
     parts["start"] = machine.start + passes * chunks * machine.run
     parts["model"] = passes * samples * one
