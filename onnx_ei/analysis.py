@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from onnx_ei.errors import (
 from onnx_ei.frames import Scalar, flat_records, frame
 from onnx_ei.measures import measure_many
 from onnx_ei.results import Measurement
+from onnx_ei.runtime import runner
 from onnx_ei.span import Span, span_of
 from onnx_ei.topology import layer_of, model_of, topology_of
 
@@ -28,12 +29,15 @@ if TYPE_CHECKING:
     import onnx
     import pandas
 
+    from onnx_ei.costs import Cost
+
 __all__ = ["DEFAULT_MEASURES", "Analysis", "Row", "analyze", "describe", "select_layers"]
 
 #: What a row holds by default: the causal plane's quantities.
 DEFAULT_MEASURES = ("ei", "ei_parts", "sensitivity", "degeneracy", "phi")
 
 Shape = tuple["int | None", ...]
+_AFFINE_POOLS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +70,8 @@ class Row:
         What else has to be known of its span: what couples its samples, say.
     measurements : dict of str to Measurement
         By name of the measure.
+    costs : dict of str to Cost
+        From :func:`describe` with ``samples``: what each measure will take, by its name.
     """
 
     layer: str
@@ -84,6 +90,7 @@ class Row:
     broken: bool = False
     notes: tuple[str, ...] = ()
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
+    costs: Mapping[str, Cost] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, object]:
         """Return the row in JSON's types."""
@@ -102,6 +109,7 @@ class Row:
             "reason": self.reason,
             "notes": list(self.notes),
             "measurements": {k: m.to_dict() for k, m in self.measurements.items()},
+            **({"estimate": {k: asdict(c) for k, c in self.costs.items()}} if self.costs else {}),
         }
 
     def _ranges(self) -> tuple[tuple[str, tuple[float, float] | None], ...]:
@@ -244,6 +252,7 @@ def describe(
     *,
     positions: str = "one",
     background: str | Mapping[str, Any] | None = None,
+    samples: int | None = None,
 ) -> Analysis:
     """List a model's layers without measuring them.
 
@@ -255,6 +264,10 @@ def describe(
         Keys or shell patterns; all layers by default.
     positions, background
         As in :func:`onnx_ei.ei`.
+    samples : int, optional
+        Predict what ``ei``, ``ei_parts`` and ``sensitivity`` of each layer take at 64 bins, where
+        this many samples are drawn; those that the exact engine takes, as far as the operator
+        tells, are predicted as computed. Each layer is run twice for it.
 
     Returns
     -------
@@ -264,17 +277,30 @@ def describe(
     """
     calibration = calibration_of(topology)
     ranges = {} if calibration is None else calibration.ranges
+    costs: dict[str, Mapping[str, Cost]] = {}
 
     def bounds(row: Row, span: Span) -> Mapping[str, Measurement]:
         ranges.setdefault(row.layer, (span.in_range, span.out_range))
+        if samples is not None:
+            costs[row.layer] = _predicted(row, span, samples)
         return {}
 
     found = _each_layer(topology, layers, bounds, positions=positions, background=background)
     rows = []
     for row in found.rows:
         in_range, out_range = ranges.get(row.layer, (None, None))
-        rows.append(replace(row, in_range=in_range, out_range=out_range))
+        own = costs.get(row.layer, {})
+        rows.append(replace(row, in_range=in_range, out_range=out_range, costs=own))
     return replace(found, rows=tuple(rows))
+
+
+def _predicted(row: Row, span: Span, samples: int) -> Mapping[str, Cost]:
+    """Return what each measure of a layer will take."""
+    from onnx_ei.costs import MEASURED, cost_of, machine_at_hand, work_of
+
+    affine = row.kind in ("dense", "conv") or row.op_type in _AFFINE_POOLS
+    work = work_of(runner(span), affine=affine)
+    return {name: cost_of(name, work, machine_at_hand(), samples) for name in MEASURED}
 
 
 def analyze(

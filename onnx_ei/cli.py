@@ -95,6 +95,10 @@ def main() -> NoReturn:
     raise SystemExit(0)
 
 
+PREDICTED_SAMPLES = 100_000
+"""What describe's estimate is for: sampling by threshold mostly ends between 10,000 and 640,000."""
+
+
 @app.command("describe")
 def describe_command(
     model: ModelPath,
@@ -108,18 +112,23 @@ def describe_command(
     json: Json = False,
     debug: Debug = False,
 ) -> None:
-    """List a model's layers: keys, operators, activations, shapes, units, calibrated ranges."""
+    """List a model's layers: keys, operators, activations, shapes, units, what measuring takes."""
     with errors(debug):
         from onnx_ei.analysis import describe
 
         topology = _topology(model, input_shape, input, background, calibrate, percentiles)
-        found = describe(topology, layers, positions=positions, background=background)
+        found = describe(
+            topology, layers, positions=positions, background=background, samples=PREDICTED_SAMPLES
+        )
         if json:
             _print_json(found.to_dict())
         else:
             from onnx_ei.tables import describe_table
 
-            _show(describe_table(found, ranges=calibrate is not None), found)
+            _show(
+                describe_table(found, ranges=calibrate is not None, samples=PREDICTED_SAMPLES),
+                found,
+            )
 
 
 @app.command("run")

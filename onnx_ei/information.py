@@ -39,7 +39,7 @@ __all__ = [
 
 Float = NDArray[np.float64]
 
-_INFLUENCES = 2048
+INFLUENCES = 2048
 """Samples whose influence is kept: their variance is known to 3 %, for 2 % of 10**5 samples."""
 _TASKS = 256
 _GRAIN = 2.0**20
@@ -73,9 +73,21 @@ class Influence:
     @classmethod
     def none(cls, n_samples: int) -> Influence:
         """Return that of a sum of nothing."""
-        values = np.zeros(min(n_samples, _INFLUENCES))
+        values = np.zeros(min(n_samples, INFLUENCES))
         return cls(
             values=values, variance=0.0, first_order=0.0, extrapolation=0.0, n_samples=n_samples
+        )
+
+    @classmethod
+    def of(cls, values: Float, spread: Float, n_samples: int) -> Influence:
+        """Return that which a kernel added up: the values, and the three that follow them."""
+        variance, first_order, extrapolation = spread.tolist()
+        return cls(
+            values=values,
+            variance=variance,
+            first_order=first_order,
+            extrapolation=extrapolation,
+            n_samples=n_samples,
         )
 
     def __add__(self, other: Influence) -> Influence:
@@ -235,25 +247,18 @@ def pairwise_information(
     bits = np.empty((4 if tested else 2, *shape))
     kept = np.empty(shape, np.int64)
     tasks = _tasks(*shape)
-    influence = np.zeros((tasks, min(n, _INFLUENCES)))
+    influence = np.zeros((tasks, min(n, INFLUENCES)))
     spread = np.zeros((tasks, 3))
     rule = estimator_rule(estimator, n)
     _pairwise(in_codes, out_codes, (in_bins, out_bins), rule, bits, kept, influence, spread)
     chance = _chance(bits[2], bits[3]) if tested else None
     if pvalues and not tested:
         chance = pairwise_information(in_codes, out_codes, in_bins, out_bins, pvalues=True).pvalues
-    variance, first_order, extrapolation = spread.sum(axis=0).tolist()
     return PairwiseInformation(
         bits=bits[0],
         stderr=bits[1],
         kept=kept,
-        influence=Influence(
-            values=influence.sum(axis=0),
-            variance=variance,
-            first_order=first_order,
-            extrapolation=extrapolation,
-            n_samples=n,
-        ),
+        influence=Influence.of(influence.sum(axis=0), spread.sum(axis=0), n),
         n_samples=n,
         pvalues=chance,
     )
@@ -356,7 +361,7 @@ def vector_information(
     margins = (in_counts, out_counts)
     at = (in_counts[ends[0]], out_counts[ends[1]])
     found = information(estimator, counts, at, margins)
-    first = joint[:_INFLUENCES]
+    first = joint[:INFLUENCES]
     scale = n / n_kept if n_kept else 0.0
     values = np.where(first < 0, 0.0, found.point[first] if n_kept else 0.0)
     return VectorInformation(

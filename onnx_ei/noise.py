@@ -7,11 +7,12 @@ depends on the seed and the number of samples and never on how the work was cut 
 from __future__ import annotations
 
 import operator
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "uniform_chunk"]
+__all__ = ["CHUNK", "uniform_chunk", "uniform_rows"]
 
 CHUNK = 1024
 """Samples in a chunk. Fixed for ever: it is part of the definition of a result."""
@@ -73,16 +74,65 @@ def uniform_chunk(
     >>> bool((abs(x) <= 1).all())
     True
     """
+    return next(uniform_rows(seed, chunk, n_units, lower, upper, stream=stream, rows=CHUNK))
+
+
+def uniform_rows(
+    seed: int,
+    chunk: int,
+    n_units: int,
+    lower: float,
+    upper: float,
+    *,
+    stream: int = 0,
+    rows: int,
+) -> Iterator[NDArray[np.float32]]:
+    """Draw one chunk as ``uniform_chunk`` does, some samples at a time.
+
+    Parameters
+    ----------
+    seed, chunk, n_units, lower, upper, stream
+        As in :func:`uniform_chunk`.
+    rows : int
+        Samples to draw at a time, at least 1.
+
+    Returns
+    -------
+    iterator of ndarray of float32, shape (rows, n_units)
+        One after the other they are the chunk: the last has what is left of it.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`uniform_chunk`.
+
+    Examples
+    --------
+    >>> parts = list(uniform_rows(0, 3, 2, -1.0, 1.0, rows=1000))
+    >>> [part.shape for part in parts]
+    [(1000, 2), (24, 2)]
+    >>> bool((np.concatenate(parts) == uniform_chunk(0, 3, 2, -1.0, 1.0)).all())
+    True
+    """
     seed = _integer("seed", seed, 0)
     chunk = _integer("chunk", chunk, 0)
     n_units = _integer("n_units", n_units, 1)
     stream = _integer("stream", stream, 0)
+    rows = _integer("rows", rows, 1)
     low, high = _inward_float32(lower, upper)
     bits = np.random.SFC64(np.random.SeedSequence((seed, chunk, stream)))
-    noise = np.random.Generator(bits).random((CHUNK, n_units), dtype=np.float32)
-    noise *= high - low
-    noise += low
-    return np.clip(noise, low, high, out=noise)
+    return _drawn(np.random.Generator(bits), (rows, n_units), low, high)
+
+
+def _drawn(
+    generator: np.random.Generator, shape: tuple[int, int], low: np.float32, high: np.float32
+) -> Iterator[NDArray[np.float32]]:
+    rows, n_units = shape
+    for first in range(0, CHUNK, rows):
+        noise = generator.random((min(rows, CHUNK - first), n_units), dtype=np.float32)
+        noise *= high - low
+        noise += low
+        yield np.clip(noise, low, high, out=noise)
 
 
 def _integer(name: str, value: int, minimum: int) -> int:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnx_ei._graph.strands import strand_axes
 from onnx_ei.errors import BackendError
 from onnx_ei.noise import CHUNK
 from onnx_ei.sessions import parse_device
@@ -45,6 +47,27 @@ class SpanRunner:
         self._output = str(span.model.graph.outputs[0].name)
         dtype = span.model.graph.inputs[0].dtype
         self._dtype = np.dtype(np.float32) if dtype is None else dtype.numpy()
+
+    @cached_property
+    def strands(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
+        """Which inputs reach which outputs, where that is known: a number of each that they share.
+
+        Found in the graph, and tried: other strands' inputs must not change an output's bits.
+        """
+        span = self.span
+        axes = None if span.function is not None else strand_axes(span.model)
+        if axes is None:
+            return None
+        inputs, outputs = (
+            np.indices(shape)[axis - 1].ravel().astype(np.int64)
+            for shape, axis in zip((span.in_shape, span.out_shape), axes, strict=True)
+        )
+        noise = (
+            np.random.default_rng(0).uniform(*span.in_range, (1, span.n_inputs)).repeat(2, axis=0)
+        )
+        noise[1, inputs % 2 == 1] = 0.0
+        both, alone = self(noise.astype(np.float32))[:, outputs % 2 == 0]
+        return (inputs, outputs) if np.array_equal(both, alone, equal_nan=True) else None
 
     def __call__(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run samples through the span.

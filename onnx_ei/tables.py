@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from onnx_ei.analysis import Analysis, Row, Shape
     from onnx_ei.results import Measurement
 
-__all__ = ["describe_table", "remarks", "run_table"]
+__all__ = ["describe_table", "remarks", "run_table", "shown_seconds"]
 
 MARKS = {
     "~": f"biased: coverage below {FULL_COVERAGE}",
@@ -26,14 +26,18 @@ MARKS = {
 }
 
 
-def describe_table(found: Analysis, *, ranges: bool = False) -> Table:
-    """Return a table of a model's layers, with their bin ranges if asked for."""
+def describe_table(found: Analysis, *, ranges: bool = False, samples: int | None = None) -> Table:
+    """Return a table of a model's layers, with their bin ranges and estimates if asked for."""
     table = Table(title=escape(found.model), title_justify="left")
     for column in ("layer", "op", "in act.", "out act.", "in shape", "out shape"):
         table.add_column(column, overflow="fold")
     for column in ("in range", "out range") if ranges else ():
         table.add_column(column, justify="right")
     table.add_column("units", justify="right")
+    if samples is not None:
+        table.add_column("run", justify="right")
+        table.caption = _estimate(found, samples)
+        table.caption_justify = "left"
     table.add_column("batch")
     for row in found.rows:
         units = "" if row.n_inputs is None else f"{row.n_inputs} -> {row.n_outputs}"
@@ -49,9 +53,35 @@ def describe_table(found: Analysis, *, ranges: bool = False) -> Table:
             _shape(row.out_shape),
             *((_range(row.in_range), _range(row.out_range)) if ranges else ()),
             units,
+            *((_time(row),) if samples is not None else ()),
             last,
         )
     return table
+
+
+def _time(row: Row) -> str:
+    return shown_seconds(sum(c.seconds for c in row.costs.values())) if row.costs else ""
+
+
+def _estimate(found: Analysis, samples: int) -> str | None:
+    """Say what the column of estimates is, and its sum."""
+    costs = [cost for row in found.rows for cost in row.costs.values()]
+    if not costs:
+        return None
+    total = shown_seconds(sum(cost.seconds for cost in costs))
+    most = max(cost.bytes for cost in costs) / 1e6
+    return (
+        f"run: ei, ei_parts and sensitivity at 64 bins on this machine, {total} in all, at most "
+        f"{most:.0f} MB at once; what is sampled with {samples:,} samples, and in proportion"
+    )
+
+
+def shown_seconds(seconds: float) -> str:
+    """Return a time in two digits and the largest unit that fits."""
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min"), (1, "s")):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{1000 * seconds:.3g} ms"
 
 
 def _range(ends: tuple[float, float] | None) -> str:

@@ -55,7 +55,7 @@ def sum_margins(n_x: Array, n_y: Array, tables: Array, sums: Array, totals: Arra
     for k in range(2):
         outer = math.fsum(tables[n, k] for n in x + y)
         totals[k + 1] = tables[sum(x), k] + each[k] - outer
-    totals[3:] = [*each[2:], sum(n * n for n in x), sum(n * n for n in y)]
+    totals[3:8] = [*each[2:], sum(n * n for n in x), sum(n * n for n in y)]
 
 
 def weigh_cells(
@@ -136,20 +136,18 @@ def add_rare(slab: Array, n_x: Array, n_y: Array, which: int, totals: Array) -> 
     totals[1] = bits + (0 if which == 1 else totals[1])
 
 
-def extrapolate(totals: Array, ratio: Array) -> None:
+def extrapolate(totals: Array) -> None:
     _, _, tail, thin, once, *_ = totals.tolist()
-    ratio[0] = 0
+    totals[8] = 0
     if once and thin:
         halved = 1 + (thin + 1) ** 2 / (once * thin)
-        ratio[0] = 1 / (halved**1.125 - 1)
+        totals[8] = 1 / (halved**1.125 - 1)
     if tail < 0:
-        ratio[0] = min(1, ratio[0])
+        totals[8] = min(1, totals[8])
 
 
-def judge(
-    totals: Array, ratio: float, triples: float, square: float, moments: Array, result: Array
-) -> None:
-    n, bits, tail, _, once, in_xy, in_x, in_y = totals.tolist()
+def judge(totals: Array, moments: Array, result: Array) -> None:
+    n, bits, tail, _, once, in_xy, in_x, in_y, ratio, square, triples = totals.tolist()
     b, d, bb, bd, dd, ss, sd, s2 = moments.tolist()
     alike = 0.0
     if n >= 3 and in_xy > n:
@@ -165,6 +163,33 @@ def judge(
     result[4] = alike**4
 
 
+def conclude(
+    slab: Array,
+    rule: tuple[Array, Array, int],
+    n_x: Array,
+    n_y: Array,
+    totals: Array,
+    tested: bool,
+    result: Array,
+) -> None:
+    tables, null, which = rule
+    moments, n, r = np.zeros(8), totals[0], float(totals[8])
+    if which == 3:
+        sum_null(n_x, n_y, tables, null, moments)
+        judge(totals, moments, result)
+        if tested:
+            above = totals[1] - r * totals[2] - (moments[0] - r * moments[1])
+            result[6] = above / math.sqrt(moments[2] - 2 * r * moments[3] + r * r * moments[4])
+            result[7] = moments[2] * 2 * math.log(2) ** 2
+        elif result[4] <= 1e-6:
+            judge(totals, np.zeros(8), result)
+    else:
+        if which:
+            add_rare(slab, n_x, n_y, which, totals)
+        result[:3] = [totals[1] / n, totals[9] / n**2, totals[9] / n**2]
+    result[5] = n
+
+
 def measure_pair(
     slab: Array,
     rule: tuple[Array, Array, int],
@@ -175,35 +200,19 @@ def measure_pair(
     tested: bool,
     result: Array,
 ) -> None:
-    tables, null, which = rule
-    totals, moments, ratio = np.empty(8), np.zeros(8), np.zeros(1)
-    sum_cells(slab, tables, n_x, n_y, sums)
-    sum_margins(n_x, n_y, tables, sums, totals)
+    totals = np.zeros(11)
+    sum_cells(slab, rule[0], n_x, n_y, sums)
+    sum_margins(n_x, n_y, rule[0], sums, totals)
     result[:] = 0
-    n = totals[0]
-    if n == 0:
-        return
-    if which == 3:
-        extrapolate(totals, ratio)
-    weigh_cells(slab, tables, float(ratio[0]), n_x, n_y, weights, sums)
-    triples, square = (math.fsum(sums[k, : n_x.size].tolist()) for k in (2, 1))
+    result[5] = n = totals[0]
     if n in (n_x.max(), n_y.max()):
         weights[:] = 0
-    elif which == 3:
-        sum_null(n_x, n_y, tables, null, moments)
-        judge(totals, float(ratio[0]), triples, square, moments, result)
-        if tested:
-            r = float(ratio[0])
-            above = totals[1] - r * totals[2] - (moments[0] - r * moments[1])
-            result[6] = above / math.sqrt(moments[2] - 2 * r * moments[3] + r * r * moments[4])
-            result[7] = moments[2] * 2 * math.log(2) ** 2
-        elif result[4] <= 1e-6:
-            judge(totals, float(ratio[0]), triples, square, np.zeros(8), result)
-    else:
-        if which:
-            add_rare(slab, n_x, n_y, which, totals)
-        result[:3] = [totals[1] / n, square / n**2, square / n**2]
-    result[5] = n
+        return
+    if rule[2] == 3:
+        extrapolate(totals)
+    weigh_cells(slab, rule[0], float(totals[8]), n_x, n_y, weights, sums)
+    totals[9:] = [math.fsum(sums[k, : n_x.size].tolist()) for k in (1, 2)]
+    conclude(slab, rule, n_x, n_y, totals, tested, result)
 
 
 def add_influence(x: Array, rows: Array, weights: Array, scale: float, influence: Array) -> None:
@@ -552,3 +561,72 @@ def sweeps(
         table = np.empty((len(floors), n_bins))
         line_table(np.array(crossings[::order]), codes[::order], table)
         information(table, np.array(floors), results[a])
+
+
+def bin_rounded(
+    x: Array, lower: Array, upper: Array, slack: Array, n_bins: Array, out: Array
+) -> None:
+    moved = x.astype(np.float64)
+    for u, (low, high) in enumerate(zip(lower, upper, strict=True)):
+        column = moved[:, u]
+        column[(column > high) & (column - high <= slack[u])] = high
+        column[(column < low) & (low - column <= slack[u])] = low
+    bin_values(moved, lower, upper, n_bins, out, np.zeros(n_bins.size, np.int64))
+
+
+def count_cells(rows: Array, y: Array, slab: Array, hits: Array) -> None:
+    cells = (rows.astype(int) + y.astype(int)).tolist()
+    first = {cell: s for s, cell in reversed(list(enumerate(cells)))}
+    for cell, count in Counter(cells).items():
+        slab[cell] = count
+    hits[: len(first)] = sorted(first.values())
+    if first[cells[-1]] != len(cells) - 1:
+        hits[len(first)] = len(cells) - 1  # noted, and not counted
+    hits[len(cells)] = len(first)
+
+
+def sum_hits(
+    x: Array, y: Array, hits: Array, slab: Array, tables: Array, n_x: Array, n_y: Array, sums: Array
+) -> None:
+    # the pairwise kernel's twins look at every cell
+    sums[:] = 0
+    sum_cells(np.ascontiguousarray(slab.T), tables, n_x, n_y, sums)
+
+
+def weigh_hits(
+    ends: tuple[Array, Array],
+    hits: Array,
+    slab: Array,
+    tables: Array,
+    n_x: Array,
+    n_y: Array,
+    totals: Array,
+    weights: Array,
+) -> None:
+    found, sums = np.zeros(slab.T.shape), np.zeros((5, n_x.size))
+    cells = np.ascontiguousarray(slab.T)
+    weigh_cells(cells, tables, float(totals[8]), n_x, n_y, found, sums)
+    totals[9:] = sums[1].sum(), sums[2].sum()
+    for s in hits[: int(hits[-1])].tolist():
+        pair = int(ends[0][s]), int(ends[1][s])
+        weights[pair] = found[pair[::-1]]
+
+
+def add_influences(rows: Array, y: Array, weights: Array, scale: float, influence: Array) -> None:
+    add_influence(y, rows, weights.copy(), scale, influence)
+
+
+def sweep(
+    x: Array,
+    y: Array,
+    bins: tuple[int, Array],
+    rule: tuple[Array, Array, int],
+    bits: Array,
+    kept: Array,
+    influence: Array,
+    spread: Array,
+) -> None:
+    found, counts = np.zeros((2, 1, len(y))), np.zeros((1, len(y)), int)
+    both = (np.array([bins[0]]), bins[1])
+    pairwise(x[None], y, both, rule, found, counts, influence[None], spread[None])
+    bits[:], kept[:] = found[:, 0], counts[0]

@@ -190,12 +190,12 @@ class TestPairwise:
         n_x, n_y, sums = np.zeros(7, np.int64), np.zeros(5, np.int64), np.zeros((5, 9))
         assert_same(pairwise._sum_cells, naive.sum_cells, slab, tables, n_x, n_y, sums)
         naive.sum_cells(slab, tables, n_x, n_y, sums)
-        totals, margins = np.zeros(8), (n_x, n_y, tables)
+        totals, margins = np.zeros(11), (n_x, n_y, tables)
         assert_same(pairwise._sum_margins, naive.sum_margins, *margins, sums, totals)
         naive.sum_margins(*margins, sums, totals)
         for tail in (totals[2], -1.0):
             totals[2] = tail
-            assert_same(pairwise._extrapolate, naive.extrapolate, totals, np.zeros(1))
+            assert_same(pairwise._extrapolate, naive.extrapolate, totals)
         weights = np.full(slab.shape, np.nan)
         head = (slab, tables, 0.3)
         arguments = (*head, n_x, n_y, weights, sums)
@@ -207,10 +207,14 @@ class TestPairwise:
             moments = np.zeros(8)
             assert_same(pairwise._sum_null, naive.sum_null, *margins, null, moments)
             naive.sum_null(*margins, null, moments)
-            sizes = (0.3, 5000.0, 100.0)
-            assert_same(pairwise._judge, naive.judge, totals, *sizes, moments, np.zeros(5))
-            few = np.array([2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 2.0, 4.0])
-            assert_same(pairwise._judge, naive.judge, few, 0.0, 0.0, 0.0, moments, np.zeros(5))
+            totals[8:] = 0.3, 100.0, 5000.0
+            assert_same(pairwise._judge, naive.judge, totals, moments, np.zeros(5))
+            few = np.array([2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 2.0, 4.0, 0.0, 0.0, 0.0])
+            assert_same(pairwise._judge, naive.judge, few, moments, np.zeros(5))
+            for tested in (False, True):
+                rule = estimator_rule(estimator, int(slab.sum()))
+                arguments = (slab, rule, n_x, n_y, totals, tested, np.zeros(8))
+                assert_same(pairwise._conclude, naive.conclude, *arguments)
         for which in (1, 2):
             pairs = run_both(pairwise._add_rare, naive.add_rare, slab, n_x, n_y, which, totals)
             np.testing.assert_allclose(*pairs[-1], rtol=1e-7)

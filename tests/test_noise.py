@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from onnx_ei.noise import CHUNK, uniform_chunk
+from onnx_ei.noise import CHUNK, uniform_chunk, uniform_rows
 
 quick = settings(derandomize=True, deadline=None, max_examples=50)
 
@@ -89,6 +89,20 @@ def test_bad_range(lower: float, upper: float) -> None:
 def test_range_that_float32_cannot_hold(lower: float, upper: float) -> None:
     with pytest.raises(ValueError, match="cannot be drawn in float32"):
         uniform_chunk(0, 0, 1, lower, upper)
+
+
+@pytest.mark.parametrize("rows", [1, 7, 1000, 1024, 5000])
+def test_rows_of_a_chunk_are_the_chunk(rows: int) -> None:
+    # an odd number of float32 a row: SFC64 gives two from one word, across the rows too
+    parts = list(uniform_rows(3, 1, 3, -1.0, 2.0, stream=1, rows=rows))
+    assert {len(part) for part in parts[:-1]} <= {rows}
+    whole = uniform_chunk(3, 1, 3, -1.0, 2.0, stream=1)
+    np.testing.assert_array_equal(np.concatenate(parts), whole)
+
+
+def test_bad_rows() -> None:
+    with pytest.raises(ValueError, match="rows must be at least 1, got 0"):
+        uniform_rows(0, 0, 1, 0.0, 1.0, rows=0)
 
 
 @pytest.mark.parametrize("name", ["seed", "chunk", "n_units", "stream"])

@@ -67,9 +67,9 @@ def _sum_cells(slab: Array, tables: Array, n_x: Array, n_y: Array, sums: Array) 
 def _sum_margins(n_x: Array, n_y: Array, tables: Array, sums: Array, totals: Array) -> None:
     """Add up the sums of a histogram with those of its margins.
 
-    ``tables``, ``n_x``, ``n_y`` and ``sums`` as ``_sum_cells`` left them; ``totals`` float64 (8,),
-    filled: N; N times the information by the table's first column, and by its second; the sum of
-    the third; cells seen once; sums of squares of cells, of x, of y.
+    ``tables``, ``n_x``, ``n_y`` and ``sums`` as ``_sum_cells`` left them; ``totals`` float64 (11,),
+    of which the first eight are filled: N; N times the information by the table's first column,
+    and by its second; the sum of the third; cells seen once; sums of squares of cells, of x, of y.
     """
     totals[:] = 0.0
     for x in range(n_x.size):
@@ -202,36 +202,32 @@ def _add_rare(slab: Array, n_x: Array, n_y: Array, which: int, totals: Array) ->
 
 
 @kernel()
-def _extrapolate(totals: Array, ratio: Array) -> None:
+def _extrapolate(totals: Array) -> None:
     """Find by how much of what half of the sample says more the whole is still off.
 
-    ``totals`` as ``_sum_margins`` left them; ``ratio`` float64 (1,), filled. 0 where next to
-    nothing was seen twice, and at most 1 where the information still rises: with every state
-    seen once it rises by a bit a doubling, for ever.
+    ``totals`` as ``_sum_margins`` left them; the ninth is filled. 0 where next to nothing was
+    seen twice, and at most 1 where the information still rises: with every state seen once it
+    rises by a bit a doubling, for ever.
     """
     thin = totals[3]
     # What the sample has not covered, over what the second half of it covered.
     open_share = totals[4] * thin / ((thin + 1.0) * (thin + 1.0))
-    ratio[0] = 0.0
+    totals[8] = 0.0
     if open_share > 0.0:
-        ratio[0] = 1.0 / ((1.0 + 1.0 / open_share) ** _FALL - 1.0)
+        totals[8] = 1.0 / ((1.0 + 1.0 / open_share) ** _FALL - 1.0)
     if totals[2] < 0.0:
-        ratio[0] = min(ratio[0], 1.0)
+        totals[8] = min(totals[8], 1.0)
 
 
 @kernel()
-def _judge(
-    totals: Array, ratio: float, triples: float, square: float, moments: Array, result: Array
-) -> None:
+def _judge(totals: Array, moments: Array, result: Array) -> None:
     """Turn a histogram's sums into bits and variances: the coverage jackknife's.
 
-    ``totals`` as ``_sum_margins`` left them; ``ratio`` as ``_extrapolate`` found it; ``triples``
-    and ``square``: sums over x of those of ``_weigh_cells``; ``moments`` as ``_sum_null`` left
-    them, or zeros to be told the share of independence alone; ``result`` float64 (> 4,), of which
-    the first are filled: bits, their variance, the variance of first order, the error of the
-    extrapolation, and that share.
+    ``totals`` as in ``_conclude``; ``moments`` as ``_sum_null`` left them, or zeros to be told the
+    share of independence alone; ``result`` float64 (> 4,), of which the first are filled: bits,
+    their variance, the variance of first order, the error of the extrapolation, and that share.
     """
-    n = totals[0]
+    n, ratio, square, triples = totals[0], totals[8], totals[9], totals[10]
     tail = ratio * totals[2]
     alike = 0.0
     if n >= 3.0:
@@ -254,6 +250,48 @@ def _judge(
 
 
 @kernel()
+def _conclude(
+    slab: Array,
+    rule: tuple[Array, Array, int],
+    n_x: Array,
+    n_y: Array,
+    totals: Array,
+    tested: bool,
+    result: Array,
+) -> None:
+    """Turn a histogram's sums into bits by any estimator.
+
+    ``slab``, ``n_x`` and ``n_y`` as in ``_sum_cells``, neither end constant; ``rule``: an
+    estimator's tables, null table and kind; ``totals`` float64 (11,): as ``_sum_margins`` and
+    ``_extrapolate`` left them, and the sums over x of the squares and of the triples of
+    ``_weigh_cells``; ``result`` float64 (8,), filled as by ``_judge``, then the samples kept, and
+    where ``tested``, by the coverage jackknife, how many standard deviations the estimate is above
+    independence, and how many cells are free then.
+    """
+    tables, null, which = rule
+    n = totals[0]
+    if which == _COVERAGE:
+        moments = np.zeros(8)
+        _judge(totals, moments, result)
+        if tested or result[4] > _NO_SHARE:
+            _sum_null(n_x, n_y, tables, null, moments)
+            _judge(totals, moments, result)
+        if tested:
+            ratio = totals[8]
+            above = totals[1] - ratio * totals[2] - moments[0] + ratio * moments[1]
+            spread = moments[2] - 2.0 * ratio * moments[3] + ratio * ratio * moments[4]
+            result[6] = above / math.sqrt(spread)
+            result[7] = 2.0 * math.log(2.0) ** 2 * moments[2]
+    else:
+        if which in (_CHAO_SHEN, _CHAO_WANG_JOST):
+            _add_rare(slab, n_x, n_y, which, totals)
+        result[0] = totals[1] / n
+        result[1] = totals[9] / (n * n)
+        result[2] = result[1]
+    result[5] = n
+
+
+@kernel()
 def _measure_pair(
     slab: Array,
     rule: tuple[Array, Array, int],
@@ -266,46 +304,25 @@ def _measure_pair(
 ) -> None:
     """Turn a joint histogram into bits, variances, and the influence of a sample in each cell.
 
-    ``slab``, ``n_x``, ``n_y`` and ``weights`` as in ``_weigh_cells``; ``rule``: an estimator's
-    tables, null table and kind; ``sums`` float64 (5, >= x_bins), scratch; ``result`` float64 (8,),
-    filled: as by ``_judge``, the samples kept, and where ``tested``, by the coverage jackknife, how
-    many standard deviations the estimate is above independence, and how many cells are free then.
-    Where none are kept, all 0.
+    ``slab``, ``n_x``, ``n_y`` and ``weights`` as in ``_weigh_cells``; ``rule``, ``tested`` and
+    ``result`` as in ``_conclude``; ``sums`` float64 (5, >= x_bins), scratch. Where none are kept,
+    or one end is constant, there are no bits, no errors and no influence.
     """
-    tables, null, which = rule
-    totals = np.empty(8)
-    moments = np.zeros(8)
-    _sum_cells(slab, tables, n_x, n_y, sums)
-    _sum_margins(n_x, n_y, tables, sums, totals)
+    totals = np.zeros(11)
+    _sum_cells(slab, rule[0], n_x, n_y, sums)
+    _sum_margins(n_x, n_y, rule[0], sums, totals)
     result[:] = 0.0
     n = totals[0]
-    if n == 0.0:
-        return
-    ratio = np.zeros(1)
-    if which == _COVERAGE:
-        _extrapolate(totals, ratio)
-    _weigh_cells(slab, tables, ratio[0], n_x, n_y, weights, sums)
-    square = sums[1, : n_x.size].sum()
     if totals[6] == n * n or totals[7] == n * n:
         weights[:] = 0.0
-    elif which == _COVERAGE:
-        triples = sums[2, : n_x.size].sum()
-        _judge(totals, ratio[0], triples, square, moments, result)
-        if tested or result[4] > _NO_SHARE:
-            _sum_null(n_x, n_y, tables, null, moments)
-            _judge(totals, ratio[0], triples, square, moments, result)
-        if tested:
-            above = totals[1] - ratio[0] * totals[2] - moments[0] + ratio[0] * moments[1]
-            spread = moments[2] - 2.0 * ratio[0] * moments[3] + ratio[0] ** 2 * moments[4]
-            result[6] = above / math.sqrt(spread)
-            result[7] = 2.0 * math.log(2.0) ** 2 * moments[2]
+        result[5] = n
     else:
-        if which in (_CHAO_SHEN, _CHAO_WANG_JOST):
-            _add_rare(slab, n_x, n_y, which, totals)
-        result[0] = totals[1] / n
-        result[1] = square / (n * n)
-        result[2] = result[1]
-    result[5] = n
+        if rule[2] == _COVERAGE:
+            _extrapolate(totals)
+        _weigh_cells(slab, rule[0], totals[8], n_x, n_y, weights, sums)
+        totals[9] = sums[1, : n_x.size].sum()
+        totals[10] = sums[2, : n_x.size].sum()
+        _conclude(slab, rule, n_x, n_y, totals, tested, result)
 
 
 @kernel()

@@ -253,7 +253,7 @@ class _Stages:
         pairs = any(q.pairs for q in wanted.values())
         vectors = [*([(ALL, ALL)] if self._whole else []), *groups]
         self._joint = JointSampler(source, pairs=pairs, groups=vectors, progress=progress)
-        self._sweep = SweepSampler(source, progress)
+        self._sweep = SweepSampler(source, progress, matrix="sensitivity_matrix" in wanted)
 
     def estimates_at(self, n_samples: int, names: Sequence[str]) -> dict[str, Estimate]:
         """Return the estimates of some measures from the first ``n_samples``."""

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from onnx_ei.errors import MissingDependencyError
 
-__all__ = ["Progress", "ProgressOption", "reporting"]
+__all__ = ["SILENT", "Progress", "ProgressOption", "reporting"]
 
 ProgressOption: TypeAlias = bool | Callable[[int, int], object] | None
 """None or False, True, or a function of (done, total)."""
@@ -51,6 +51,10 @@ class Progress:
 
 def _silence(done: int, total: int) -> None:
     """Report nothing."""
+
+
+SILENT = Progress(_silence)
+"""For tasks that run no rows of the model."""
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from onnx_ei._sampling.parameters import Parameters
 from onnx_ei._sampling.stopping import Estimate
-from onnx_ei._sampling.sweeping import SweepInformation
+from onnx_ei._sampling.swept import SweepInformation
 from onnx_ei._sampling.vectors import Vector
 from onnx_ei.errors import closest
 from onnx_ei.information import PairwiseInformation
@@ -122,7 +122,7 @@ def _of_sweeps(counted: Counted, *, matrix: bool) -> Estimate:
         value=info.bits if matrix else np.array(info.total),
         stderr=info.stderr if matrix else np.array(info.total_stderr),
         n_samples=counted.n_samples,
-        out_of_range=_dropped(info.kept, info.n_samples),
+        out_of_range=info.dropped,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -14,10 +14,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_ei._kernels.binning import _bin_rounded
 from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import Progress
+from onnx_ei._sampling.swept import Strands
 from onnx_ei.binning import MAX_BINS, Binning, bin_values
-from onnx_ei.noise import CHUNK, uniform_chunk
+from onnx_ei.noise import CHUNK, uniform_chunk, uniform_rows
 
 __all__ = [
     "Runner",
@@ -37,6 +39,14 @@ ROUNDING = 4
 
 CELL_BYTES = 12
 """A count, and the information of the cell, as the pairwise kernel holds them."""
+SWEEP_STREAM = 1
+"""The noise of sensitivity, independent of that of EI."""
+NOISE_FLOATS = 1 << 20
+"""Noise that is drawn at once, where a chunk of a wide layer would be a gigabyte."""
+SMALL_RUN = 64
+"""Samples worth handing over at once: one at a time, Python takes longer than a small model."""
+ROWS_FLOATS = 1 << 22
+"""Floats at a span's ends that are handed over at once: 16 MB."""
 SMALL_HISTOGRAM = 1 << 26
 """Bytes of a pair's histogram that no memory limit refuses: tiles of codes are what it is for."""
 
@@ -117,6 +127,14 @@ class Source:
     parameters: Parameters
 
     @property
+    def strands(self) -> Strands:
+        """Which units have nothing to do with each other; found when it is first asked for."""
+        found = getattr(self.runner, "strands", None)
+        if found is None:
+            return Strands.single(self.n_inputs, self.n_outputs)
+        return Strands(of_inputs=found[0], of_outputs=found[1])
+
+    @property
     def workers(self) -> int:
         """Threads of the pool: numba's number, fewer where a chunk of a huge layer is huge."""
         # noise and outputs in float32, and their codes in up to 2 bytes, of one chunk
@@ -130,6 +148,20 @@ class Source:
             self.parameters.seed, chunk, self.n_inputs, *self.in_range, stream=stream
         )
 
+    def noise_rows(self, chunk: int, n_samples: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """Yield the first samples of sensitivity's noise in a chunk, some rows at a time."""
+        rows = max(1, min(n_samples, NOISE_FLOATS // self.n_inputs))
+        drawn = uniform_rows(
+            self.parameters.seed,
+            chunk,
+            self.n_inputs,
+            *self.in_range,
+            stream=SWEEP_STREAM,
+            rows=rows,
+        )
+        for at in slices(n_samples, rows):
+            yield at, next(drawn)[: at.stop - at.start]
+
     def run(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         """Run the span; say so where it returns another shape than it claims."""
         y = np.asarray(self.runner(x))
@@ -138,6 +170,13 @@ class Source:
                 f"the span returned {y.shape} for {x.shape[0]} samples of {self.n_outputs} outputs"
             )
         return y
+
+    @property
+    def rows(self) -> int:
+        """Samples of one run of the model: the runner's batch, some of them where it is small."""
+        batch = int(getattr(self.runner, "rows", CHUNK))
+        at_most = max(1, ROWS_FLOATS // (self.n_inputs + self.n_outputs))
+        return batch * max(1, min(SMALL_RUN, at_most) // batch)
 
     @property
     def in_binning(self) -> Binning:
@@ -292,11 +331,11 @@ def binned_outputs(y: NDArray[np.float32], binning: Binning) -> NDArray[Any]:
     """
     ends = np.maximum(np.abs(binning.lower), np.abs(binning.upper)).astype(np.float32)
     slack = ROUNDING * np.spacing(ends).astype(np.float64)
-    # Only where there is something past an end, which is rare, is a copy in float64 made.
-    if not ((y < binning.lower) | (y > binning.upper)).any():
-        return binned(y, binning)
-    inside = np.clip(y.astype(np.float64), binning.lower, binning.upper)
-    return binned(np.where(np.abs(y - inside) <= slack, inside, y), binning)
+    codes = np.empty((y.shape[1], y.shape[0]), binning.code_dtype)
+    # One compiled version for each of float32 and float64, as in bin_values.
+    values = np.ascontiguousarray(y, np.float32 if y.dtype == np.float32 else np.float64)
+    _bin_rounded(values, binning.lower, binning.upper, slack, binning.n_bins, codes)
+    return codes
 
 
 def part(binning: Binning, units: slice) -> Binning:

@@ -1,0 +1,177 @@
+"""Joint histograms of one input, driven alone, and every output; and their bits.
+
+A sweep's outputs follow from one number: of the cells of a pair's histogram a few in each row are
+hit, and a thousand samples are fewer than the cells. So only cells that were hit are visited.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnx_ei._kernels._jit import Array, kernel
+from onnx_ei._kernels.pairwise import _conclude, _extrapolate, _sum_margins
+
+_ONE, _ZERO = np.uint32(1), np.uint32(0)
+_COVERAGE = 3
+# As in the pairwise kernel: multiples of 2**-20 bit, of 2**-26 for variances, so that no order of
+# adding changes a sum.
+_GRAIN = 1048576.0
+_FINE = 67108864.0
+
+
+@kernel()
+def _count_cells(rows: Array, y: Array, slab: Array, hits: Array) -> None:
+    """Count one pair, and note a sample of every cell that is hit.
+
+    ``rows`` uint32 (n,), the input's codes times the row stride; ``y`` unsigned (n,); ``slab``
+    uint32, flat, all 0; ``hits`` uint32 (n + 1,): filled with the first sample of each cell, and
+    their number in the last place. Without a branch: a first hit is as good as random.
+    """
+    number = np.uint64(0)
+    for s in range(rows.size):
+        cell = np.uint64(rows[s]) + np.uint64(y[s])
+        hits[number] = s
+        count = slab[cell]
+        slab[cell] = count + _ONE
+        number += np.uint64(count == _ZERO)
+    hits[rows.size] = number
+
+
+@kernel()
+def _sum_hits(
+    x: Array, y: Array, hits: Array, slab: Array, tables: Array, n_x: Array, n_y: Array, sums: Array
+) -> None:
+    """Sum a joint histogram over its rows and columns, as ``_sum_cells`` does.
+
+    ``x`` and ``y`` unsigned (n,) codes; ``hits`` as ``_count_cells`` left it; ``slab`` uint32
+    (> x_bins, > y_bins); ``tables`` float64 (n + 1, 6), an estimator's; filled: ``n_x`` int64
+    (x_bins,) and ``n_y`` int64 (y_bins,), the margins, and ``sums`` float64 (5, >= x_bins) for
+    each x: of the table's first three columns, of cells seen once, of squares.
+    """
+    n_x[:] = 0
+    n_y[:] = 0
+    sums[:] = 0.0
+    for k in range(hits[x.size]):
+        a, b = np.int64(x[hits[k]]), np.int64(y[hits[k]])
+        if a < n_x.size and b < n_y.size:
+            count = np.int64(slab[a, b])
+            n_x[a] += count
+            n_y[b] += count
+            sums[0, a] += tables[count, 0]
+            sums[1, a] += tables[count, 1]
+            sums[2, a] += tables[count, 2]
+            sums[3, a] += count == 1
+            sums[4, a] += count * count
+
+
+@kernel()
+def _weigh_hits(
+    ends: tuple[Array, Array],
+    hits: Array,
+    slab: Array,
+    tables: Array,
+    n_x: Array,
+    n_y: Array,
+    totals: Array,
+    weights: Array,
+) -> None:
+    """Find the influence of a sample in each cell: its pointwise information less the mean.
+
+    ``ends``: ``x`` and ``y``, and ``hits`` to ``n_y``, as ``_sum_hits`` left them; ``totals``
+    float64 (11,) as ``_extrapolate`` left it, of which the last two are filled, as in
+    ``_conclude``; ``weights`` float64 like ``slab``, filled in the cells that were hit: 0 where a
+    sample was dropped.
+    """
+    x, y = ends
+    ratio = totals[8]
+    mean = 0.0
+    triples = 0.0
+    for k in range(hits[x.size]):
+        a, b = np.int64(x[hits[k]]), np.int64(y[hits[k]])
+        weights[a, b] = 0.0
+        if a < n_x.size and b < n_y.size:
+            count = np.int64(slab[a, b])
+            point = tables[count, 3] - tables[n_x[a], 3] - tables[n_y[b], 3]
+            tail = tables[count, 4] - tables[n_x[a], 4] - tables[n_y[b], 4]
+            weights[a, b] = point - ratio * tail
+            mean += count * weights[a, b]
+            triples += count * ((n_x[a] - 1.0) * (n_y[b] - 1.0) - count + 1.0)
+    mean /= totals[0]
+    square = 0.0
+    for k in range(hits[x.size]):
+        a, b = np.int64(x[hits[k]]), np.int64(y[hits[k]])
+        if a < n_x.size and b < n_y.size:
+            weights[a, b] -= mean
+            square += slab[a, b] * weights[a, b] * weights[a, b]
+    totals[9] = square
+    totals[10] = triples
+
+
+@kernel()
+def _add_influences(rows: Array, y: Array, weights: Array, scale: float, influence: Array) -> None:
+    """Add one pair's influence on each of the first samples.
+
+    ``rows`` and ``y`` as in ``_count_cells``; ``weights`` float64, flat; ``scale``: a factor of
+    every weight; ``influence`` float64 (m <= n,), added to in multiples of 2**-20.
+    """
+    for s in range(influence.size):
+        weight = weights[np.uint64(rows[s]) + np.uint64(y[s])]
+        influence[s] += np.floor(weight * scale * _GRAIN + 0.5) / _GRAIN
+
+
+@kernel()
+def _sweep(
+    x: Array,
+    y: Array,
+    bins: tuple[int, Array],
+    rule: tuple[Array, Array, int],
+    bits: Array,
+    kept: Array,
+    influence: Array,
+    spread: Array,
+) -> None:
+    """Measure one input and every output.
+
+    ``x`` unsigned (n,) and ``y`` unsigned (outputs, n), codes; ``bins``: the input's, and int64
+    (outputs,); ``rule`` as in ``_conclude``; filled: ``bits`` float64 (2, outputs), the estimate
+    and its standard error, and ``kept`` int64 (outputs,); ``influence`` float64 (m <= n,) and
+    ``spread`` float64 (3,), added to, as in ``_pairwise``. Runs on the calling thread: sweeps are
+    independent, and go to a pool of threads.
+    """
+    x_bins, y_bins = bins
+    n_samples = x.size
+    stride = y_bins.max() + 1
+    rows = x.astype(np.uint32) * np.uint32(stride)
+    slab = np.zeros((x_bins + 1, stride), np.uint32)
+    weights = np.empty(slab.shape, np.float64)
+    hits = np.empty(n_samples + 1, np.uint32)
+    n_x = np.empty(x_bins, np.int64)
+    counts = np.empty(stride, np.int64)
+    sums = np.empty((5, x_bins), np.float64)
+    totals = np.empty(11)
+    result = np.empty(8)
+    for b in range(y_bins.size):
+        n_y = counts[: y_bins[b]]
+        _count_cells(rows, y[b], slab.ravel(), hits)
+        _sum_hits(x, y[b], hits, slab, rule[0], n_x, n_y, sums)
+        totals[:] = 0.0
+        _sum_margins(n_x, n_y, rule[0], sums, totals)
+        result[:] = 0.0
+        n = totals[0]
+        result[5] = n
+        if totals[6] != n * n and totals[7] != n * n:
+            if rule[2] == _COVERAGE:
+                _extrapolate(totals)
+            _weigh_hits((x, y[b]), hits, slab, rule[0], n_x, n_y, totals, weights)
+            # This slab has a row for each x: the other way round than in the pairwise kernel.
+            _conclude(slab, rule, n_y, n_x, totals, False, result)
+            _add_influences(rows, y[b], weights.ravel(), n_samples / n, influence)
+        bits[0, b] = result[0]
+        bits[1, b] = np.sqrt(result[1] + result[3] * result[3])
+        kept[b] = np.int64(n)
+        for k in range(3):
+            added = result[k + 1] * (n_samples if k < 2 else 1)
+            spread[k] += np.floor(added * _FINE + 0.5) / _FINE
+        flat = slab.ravel()
+        for k in range(hits[n_samples]):
+            flat[np.uint64(rows[hits[k]]) + np.uint64(y[b, hits[k]])] = _ZERO
