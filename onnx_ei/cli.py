@@ -16,7 +16,8 @@ from onnx_ei.cli_errors import DEVICE, MODEL, errors, say
 from onnx_ei.cli_export import export_app
 
 if TYPE_CHECKING:
-    from onnx_ei.analysis import Analysis, Row
+    from onnx_ei.analyzed import Analysis
+    from onnx_ei.rows import Row
 
 __all__ = ["app", "main"]
 

@@ -13,8 +13,9 @@ from onnx_ei._sampling.remarks import DROPPED_SHARE
 from onnx_ei.results import FULL_COVERAGE, UNRELIABLE
 
 if TYPE_CHECKING:
-    from onnx_ei.analysis import Analysis, Row, Shape
+    from onnx_ei.analyzed import Analysis
     from onnx_ei.results import Measurement
+    from onnx_ei.rows import Row, Shape
 
 __all__ = ["describe_table", "remarks", "run_table"]
 
