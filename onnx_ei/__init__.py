@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from onnx_ei.analysis import analyze as analyze
     from onnx_ei.analyzed import Analysis as Analysis
+    from onnx_ei.batching import batch as batch
     from onnx_ei.calibrating import calibrate as calibrate
     from onnx_ei.calibration import Calibration as Calibration
     from onnx_ei.comparing import Comparison as Comparison
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from onnx_ei.errors import OnnxEiError as OnnxEiError
     from onnx_ei.errors import OnnxEiWarning as OnnxEiWarning
     from onnx_ei.errors import OutOfRangeWarning as OutOfRangeWarning
+    from onnx_ei.errors import OutputError as OutputError
     from onnx_ei.errors import UnboundedSpanError as UnboundedSpanError
     from onnx_ei.errors import UndersampledWarning as UndersampledWarning
     from onnx_ei.errors import UnknownLayerError as UnknownLayerError
@@ -45,13 +47,15 @@ if TYPE_CHECKING:
 _HOMES = {
     "analysis": ("analyze",),
     "analyzed": ("Analysis",),
+    "batching": ("batch",),
     "calibrating": ("calibrate",),
     "calibration": ("Calibration",),
     "comparing": ("Comparison",),
     "errors": (
         "BackendError", "ConstantLayerWarning", "MissingDependencyError", "ModelError",
         "NotConvergedWarning", "OnnxEiError", "OnnxEiWarning", "OutOfRangeWarning",
-        "UnboundedSpanError", "UndersampledWarning", "UnknownLayerError", "UnsupportedModelError",
+        "OutputError", "UnboundedSpanError", "UndersampledWarning", "UnknownLayerError",
+        "UnsupportedModelError",
     ),
     "measures": (
         "degeneracy", "ei", "ei_parts", "ei_parts_matrix", "eis_between_groups", "measure",

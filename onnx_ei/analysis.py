@@ -32,7 +32,7 @@ from onnx_ei.provenance import (
     versions,
 )
 from onnx_ei.results import Measurement
-from onnx_ei.rows import Row
+from onnx_ei.rows import Row, model_row
 from onnx_ei.span import Span, span_of
 from onnx_ei.topology import layer_of, model_of, topology_of
 
@@ -46,7 +46,7 @@ __all__ = [
     "analyze",
     "describe",
     "measured_row",
-    "model_row",
+    "origin",
     "select_layers",
 ]
 
@@ -261,33 +261,6 @@ def _hash_of(source: Source) -> str | None:
     return content_hash(source)
 
 
-def model_row(model: str, reason: str, failure: str | None = None) -> Row:
-    """Return the row of a model whose layers could not be listed.
-
-    Parameters
-    ----------
-    model : str
-        Its name.
-    reason : str
-        Why.
-    failure : str, optional
-        As for :class:`Row`.
-    """
-    return Row(
-        layer="",
-        op_type="",
-        kind="",
-        in_activation=None,
-        out_activation=None,
-        in_shape=(),
-        out_shape=(),
-        reason=reason,
-        broken=True,
-        model=model,
-        failure=failure,
-    )
-
-
 def measured_row(
     topology: nx.DiGraph[Any],
     key: str,
@@ -334,20 +307,31 @@ def measured_row(
         lambda row, _: measure_many(measures, row.layer, topology, **own),
         span_options,
     )
-    device = options.get("device", "cpu")
     return replace(
         row,
         model=model_of(topology).label,
         seconds=time.perf_counter() - started,
-        provenance={
-            **facts,
-            "device": device_name(device),
-            "seed": options.get("seed", 0),
-            "definitions": DEFINITIONS,
-            "versions": versions(),
-            "peak_memory": peak_memory(),
-        },
+        provenance={**origin(facts, options), "peak_memory": peak_memory()},
     )
+
+
+def origin(facts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a row's values come from, but for what only its end tells.
+
+    Parameters
+    ----------
+    facts : mapping
+        From :func:`onnx_ei.provenance.model_facts`.
+    options : mapping
+        Keyword arguments of :func:`onnx_ei.measure`.
+    """
+    return {
+        **facts,
+        "device": device_name(options.get("device", "cpu")),
+        "seed": options.get("seed", 0),
+        "definitions": DEFINITIONS,
+        "versions": versions(),
+    }
 
 
 def _name(activation: object) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from onnx_ei.frames import Scalar, flat_records, frame
+from onnx_ei.frames import Scalar, flat_records, frame, summary_records
 from onnx_ei.resultfile import header_line, line_of, read_results, refuse_others, row_line
 from onnx_ei.rows import FAILURES, Row
 from onnx_ei.tabular import replaced, write_csv, write_parquet
@@ -342,9 +342,7 @@ class Analysis:
         --------
         See docs/batch.md.
         """
-        models = dict.fromkeys(row.model for row in self.rows)
-        scalars = _scalars(self.rows)
-        return [_summed(m, [r for r in self.rows if r.model == m], scalars) for m in models]
+        return summary_records(self.rows)
 
 
 def _named(rows: Iterable[Row], otherwise: str) -> str:
@@ -378,27 +376,3 @@ def _better(there: Row, here: Row) -> Row:
 
 def _values(row: Row) -> dict[str, object]:
     return {name: found.to_dict()["value"] for name, found in row.measurements.items()}
-
-
-def _scalars(rows: Iterable[Row]) -> list[str]:
-    taken = (m for row in rows for m in row.measurements.values())
-    return list(dict.fromkeys(m.name for m in taken if isinstance(m.value, float | int)))
-
-
-def _summed(model: str, rows: list[Row], scalars: list[str]) -> dict[str, Scalar]:
-    layers = [row for row in rows if row.layer]
-    doubtful = [r for r in layers if any(m.reliable is False for m in r.measurements.values())]
-    record: dict[str, Scalar] = {
-        "model": model,
-        "layers": len(layers),
-        "measured": sum(row.status == "measured" for row in layers),
-        "unmeasurable": sum(row.status == "unmeasurable" for row in layers),
-        "failed": sum(row.status in FAILURES for row in rows),
-        "unreliable": len(doubtful),
-        "seconds": sum(row.seconds or 0.0 for row in rows),
-    }
-    for name in scalars:
-        values = [float(r.measurements[name].value) for r in layers if name in r.measurements]  # type: ignore[arg-type]
-        record[name] = sum(values) / len(values) if values else None
-        record[f"{name}_layers"] = len(values)
-    return record

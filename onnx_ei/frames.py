@@ -9,6 +9,7 @@ import numpy as np
 
 from onnx_ei.errors import MissingDependencyError, closest
 from onnx_ei.results import Measurement
+from onnx_ei.rows import FAILURES
 
 if TYPE_CHECKING:
     import pandas
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
     from onnx_ei.analyzed import Analysis
     from onnx_ei.rows import Row
 
-__all__ = ["Scalar", "column_type", "flat_records", "frame"]
+__all__ = ["Scalar", "column_type", "flat_records", "frame", "summary_records"]
 
 Scalar: TypeAlias = str | int | float | bool | None
 
@@ -151,6 +152,30 @@ def column_type(name: str, values: list[Scalar]) -> str:
     return "float64" if kinds in ({float}, {int, float}) else "object"
 
 
+def summary_records(rows: Sequence[Row]) -> list[dict[str, Scalar]]:
+    """Return one dict a model: how many layers, what became of them, means.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of any models.
+
+    Returns
+    -------
+    list of dict
+        As :meth:`onnx_ei.Analysis.summary` describes them.
+
+    Examples
+    --------
+    See :meth:`onnx_ei.Analysis.summary`.
+    """
+    models: dict[str, list[Row]] = {}
+    for row in rows:
+        models.setdefault(row.model, []).append(row)
+    scalars = _scalars(rows)
+    return [_summed(model, of, scalars) for model, of in models.items()]
+
+
 def _origin(row: Row) -> dict[str, Scalar]:
     """Return where a row's values come from, always the same columns."""
     known = row.provenance
@@ -214,3 +239,27 @@ def _spread(name: str, suffix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
 def _listed(value: Any) -> Any:
     """Return plain numbers in place of NumPy's, alone or in a list."""
     return None if value is None else np.asarray(value).tolist()
+
+
+def _scalars(rows: Sequence[Row]) -> list[str]:
+    taken = (m for row in rows for m in row.measurements.values())
+    return list(dict.fromkeys(m.name for m in taken if isinstance(m.value, float | int)))
+
+
+def _summed(model: str, rows: list[Row], scalars: list[str]) -> dict[str, Scalar]:
+    layers = [row for row in rows if row.layer]
+    doubtful = [r for r in layers if any(m.reliable is False for m in r.measurements.values())]
+    record: dict[str, Scalar] = {
+        "model": model,
+        "layers": len(layers),
+        "measured": sum(row.status == "measured" for row in layers),
+        "unmeasurable": sum(row.status == "unmeasurable" for row in layers),
+        "failed": sum(row.status in FAILURES for row in rows),
+        "unreliable": len(doubtful),
+        "seconds": sum(row.seconds or 0.0 for row in rows),
+    }
+    for name in scalars:
+        values = [float(r.measurements[name].value) for r in layers if name in r.measurements]  # type: ignore[arg-type]
+        record[name] = sum(values) / len(values) if values else None
+        record[f"{name}_layers"] = len(values)
+    return record

@@ -105,10 +105,17 @@ def read_results(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row
             row = Row.from_dict(json.loads(line))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, line {number} is damaged ({error}); remove it") from error
+        rows.pop((row.model, row.layer), None)
         rows[row.model, row.layer] = row
-    whole = {model for model, layer in rows if layer}
+    # a file that was written anew, under the same name, is another model
+    latest = {row.model: row.provenance.get("model_sha256") for row in rows.values() if row.layer}
     # a model that could not be read before, and could be later, has layers instead
-    kept = [row for (model, layer), row in rows.items() if layer or model not in whole]
+    kept = [
+        row
+        for row in rows.values()
+        if (not row.layer and row.model not in latest)
+        or (row.layer and row.provenance.get("model_sha256") == latest[row.model])
+    ]
     kept.sort(key=lambda row: (row.model, -1 if row.layer_id is None else row.layer_id))
     return header, kept, bool(rest)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from onnx_ei.results import Measurement
 
-__all__ = ["FAILURES", "Row", "Shape"]
+__all__ = ["FAILURES", "Row", "Shape", "model_row"]
 
 Shape = tuple["int | None", ...]
 
@@ -152,3 +152,30 @@ class Row:
 
     def _ranges(self) -> tuple[tuple[str, tuple[float, float] | None], ...]:
         return ("in_range", self.in_range), ("out_range", self.out_range)
+
+
+def model_row(model: str, reason: str, failure: str | None = None) -> Row:
+    """Return the row of a model whose layers could not be listed.
+
+    Parameters
+    ----------
+    model : str
+        Its name.
+    reason : str
+        Why.
+    failure : str, optional
+        As for :class:`Row`.
+    """
+    return Row(
+        layer="",
+        op_type="",
+        kind="",
+        in_activation=None,
+        out_activation=None,
+        in_shape=(),
+        out_shape=(),
+        reason=reason,
+        broken=True,
+        model=model,
+        failure=failure,
+    )

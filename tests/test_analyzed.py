@@ -20,9 +20,10 @@ from graphs import external, mixed_model, mlp, two_layer_model
 
 import onnx_ei
 from onnx_ei import Analysis, MissingDependencyError, ModelError, UnknownLayerError, analyze
-from onnx_ei.analysis import describe, model_row
+from onnx_ei.analysis import describe
 from onnx_ei.provenance import DEFINITIONS, content_hash, file_digest, model_facts, plain
 from onnx_ei.results import Measurement
+from onnx_ei.rows import model_row
 from onnx_ei.topology import topology_of
 
 QUICK = {"samples": 2000, "in_bins": 4, "out_bins": 4}
