@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -113,27 +114,52 @@ def test_a_signal_ends_it_cleanly(
     assert f"interrupted; what {path} holds is whole: --resume goes on from there" in said
     assert "Traceback" not in said
     assert path.read_bytes().endswith(b"\n")
-    assert len(table(path)) == path.read_bytes().count(b"\n") - 1 >= 3
+    assert len(table(path)) == path.read_bytes().count(b"\n") - 1 >= 2
 
 
-def test_no_process_outlives_a_kill(models: Path, tmp_path: Path) -> None:
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed by /proc")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_no_process_outlives_a_kill(models: Path, tmp_path: Path, jobs: int) -> None:
     path = tmp_path / "r.jsonl"
-    process = start(models, path)
+    process = start(models, path, "--jobs", jobs)
     wait_for_lines(process, path, 4)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
-    if not children.exists():
-        process.kill()
-        ended(process)
-        pytest.skip("this system does not list the children of a process")
-    (child,) = map(int, children.read_text().split())
+    children = below(process.pid)
+    assert len(children) >= jobs
     process.kill()
     ended(process)
     for _ in range(200):
-        state = Path(f"/proc/{child}/stat")
-        if not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z":
+        if not any(alive(child) for child in children):
             return
         time.sleep(0.05)
-    pytest.fail(f"process {child} goes on")
+    pytest.fail(f"of the processes {children}, some go on")
+
+
+def below(pid: int) -> list[int]:
+    """The processes that a process started, and those that they did."""
+    parents = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parents[int(folder.name)] = int(
+                (folder / "stat").read_text().rpartition(")")[2].split()[1]
+            )
+    found = [child for child, parent in parents.items() if parent == pid]
+    return found + [grand for child in found for grand in below(child)]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_ctrl_c_while_processes_start_is_quiet(models: Path, tmp_path: Path) -> None:
+    process = start(models, tmp_path / "r.jsonl", "--jobs", 2)
+    while process.poll() is None and len(below(process.pid)) < 3:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    said = ended(process)
+    assert (process.returncode, "Traceback" in said) == (130, False), said
 
 
 def test_a_second_writer_is_refused(models: Path, tmp_path: Path) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, TypeAlias
 
@@ -17,6 +19,8 @@ __all__ = ["Pool", "Task", "threads_each"]
 Task: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function that another process can import, and its arguments."""
 
+_LOOK = 0.5
+"""Seconds between two looks at whether the first process is still there."""
 _MINE: dict[Limits, Supervisor] = {}
 """The process that this worker of a pool looks after."""
 
@@ -86,7 +90,10 @@ def _spread(
         pre_dispatch=2 * jobs,
         max_nbytes=None,
     )
-    found = parallel(delayed(_asked)(index, task, limits) for index, task in enumerate(tasks))
+    with _deaf():
+        found = parallel(
+            delayed(_asked)(index, task, limits, os.getpid()) for index, task in enumerate(tasks)
+        )
     try:
         yield from found
     except TerminatedWorkerError as error:
@@ -98,15 +105,43 @@ def _spread(
         found.close()
 
 
-def _asked(index: int, task: Task, limits: Limits) -> tuple[int, tuple[str, Any]]:
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Start processes that Ctrl-C does not reach, though it is meant for the whole group.
+
+    What it ends is for the first process to decide. A signal that is ignored stays ignored in the
+    processes that are started meanwhile, from their first moment on; blocked as well, it comes here
+    afterwards.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no signals come here
+        yield
+        return
+    masks = hasattr(signal, "pthread_sigmask")
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        if masks:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _asked(index: int, task: Task, limits: Limits, owner: int) -> tuple[int, tuple[str, Any]]:
     """Do a task in the process that this worker looks after."""
     if limits not in _MINE:
-        with suppress(ValueError):  # not the main thread
-            # Ctrl-C reaches the whole group; what it ends is for the first process to decide
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if not _MINE:
+            threading.Thread(target=_outlive_not, args=(owner,), daemon=True).start()
         _MINE[limits] = Supervisor(limits)
     function, arguments = task
     return index, _MINE[limits].ask(function, *arguments)
+
+
+def _outlive_not(owner: int) -> None:
+    """End this worker when the process that started it is gone: loky's would wait for minutes."""
+    while os.getppid() == owner:
+        time.sleep(_LOOK)
+    os._exit(1)
 
 
 def threads_each(jobs: int) -> int:
