@@ -61,7 +61,7 @@ def written(folder: Path, kills: int) -> Path:
     """Write enough small models that no run is done before its kills are."""
     folder.mkdir()
     noise = np.random.default_rng(0)
-    for number in range(max(2, kills // 2)):
+    for number in range(max(2, kills)):
         widths = noise.integers(2, 9, size=5)
         nodes, weights = [], []
         for index, shape in enumerate(pairwise(widths)):

@@ -13,6 +13,7 @@ import bad_work
 import numpy as np
 import onnx
 import pytest
+from corpus import FILES, locate
 from graphs import mixed_model, mlp, two_layer_model
 
 from onnx_ei import Analysis, OutputError, UnknownLayerError, analyze, batch
@@ -105,6 +106,20 @@ class TestRows:
 
         batch(models / "a.onnx", path, ["ei"], on_row=note, **QUICK)
         assert told == [("fc1", 1, 2), ("fc2", 2, 2)]
+
+
+def test_ten_models_of_other_peoples_packages(tmp_path: Path) -> None:
+    files = [f for f in FILES if f.layers <= 16 and not (f.shapes or f.fixed or f.hidden)]
+    paths = sorted({locate(file) for file in files}, key=lambda path: path.stat().st_size)[:10]
+    assert len(paths) == 10
+    found = batch(paths, tmp_path / "r.jsonl", ["ei"], samples=50, in_bins=2, out_bins=2)
+    for path in paths:
+        listed = describe(topology_of(path)).rows
+        rows = found.of(str(path)).rows
+        assert [(row.layer, row.reason) for row in rows] == [
+            (row.layer, row.reason) for row in listed
+        ]
+    assert {row.status for row in found.rows} == {"measured", "unmeasurable"}
 
 
 class TestModels:
