@@ -274,6 +274,7 @@ class Analysis:
                 "a part",
                 header_line(self.measures, self.parameters),
                 header_line(part.measures, part.parameters),
+                "merge parts of one run",
             )
             for row in part.rows:
                 there = rows.get((row.model, row.layer))

@@ -151,7 +151,10 @@ def begun(path: Path) -> tuple[dict[str, Any] | None, int]:
 
 
 def refuse_others(
-    path: str | os.PathLike[str], there: Mapping[str, Any], here: Mapping[str, Any]
+    path: str | os.PathLike[str],
+    there: Mapping[str, Any],
+    here: Mapping[str, Any],
+    remedy: str = "continue it with what it began with, or choose another file",
 ) -> None:
     """Compare what decides the values of two runs: they may not differ within one file.
 
@@ -161,6 +164,8 @@ def refuse_others(
         The file that was begun.
     there, here : mapping
         Its first line, and the one that it would have if it were begun now.
+    remedy : str
+        What to do about it.
 
     Raises
     ------
@@ -177,8 +182,8 @@ def refuse_others(
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             raise ValueError(
-                f"{path} was measured with {name}={old.get(name)!r}, not {new.get(name)!r}; "
-                "continue it with what it began with, or choose another file"
+                f"{path} was measured with {name}={old.get(name)!r}, "
+                f"not {new.get(name)!r}; {remedy}"
             )
 
 

@@ -274,7 +274,7 @@ class TestMerge:
 
     def test_what_does_not_go_together_is_refused(self, found: Analysis) -> None:
         other = replace(found, parameters={**found.parameters, "in_bins": 8})
-        with pytest.raises(ValueError, match="was measured with in_bins=4, not 8"):
+        with pytest.raises(ValueError, match="in_bins=4, not 8; merge parts of one run"):
             found.merge(other)
         row = found.rows[0]
         value = replace(row.measurements["ei"], value=1.5)

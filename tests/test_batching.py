@@ -275,6 +275,9 @@ class TestArguments:
             batch(models, tmp_path / "no" / "r.jsonl")
         with pytest.raises(ValueError, match="cannot be written: it is a folder"):
             batch(models, tmp_path)
+        if Path("/proc/self").exists():  # even root makes no files there
+            with pytest.raises(ValueError, match=r"/proc/r\.jsonl cannot be (written|locked)"):
+                batch(models, "/proc/r.jsonl")
 
     def test_matrices(self, models: Path, tmp_path: Path) -> None:
         found = batch(

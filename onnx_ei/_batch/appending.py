@@ -134,6 +134,8 @@ def _locked(path: Path) -> Any:
     try:
         lock.acquire(timeout=0)
     except Timeout:
+        if not Path(lock.lock_file).exists():  # no file can be made there, whoever asks
+            raise ValueError(f"{path} cannot be written: nor can {lock.lock_file}") from None
         raise ValueError(
             f"{path} is being written by another process; wait for it, or choose another file"
         ) from None
