@@ -7,11 +7,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from onnx_ei.analysis import Analysis as Analysis
-    from onnx_ei.analysis import Row as Row
     from onnx_ei.analysis import analyze as analyze
+    from onnx_ei.analyzed import Analysis as Analysis
+    from onnx_ei.batching import batch as batch
     from onnx_ei.calibrating import calibrate as calibrate
     from onnx_ei.calibration import Calibration as Calibration
+    from onnx_ei.comparing import Comparison as Comparison
     from onnx_ei.errors import BackendError as BackendError
     from onnx_ei.errors import ConstantLayerWarning as ConstantLayerWarning
     from onnx_ei.errors import MissingDependencyError as MissingDependencyError
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from onnx_ei.errors import OnnxEiError as OnnxEiError
     from onnx_ei.errors import OnnxEiWarning as OnnxEiWarning
     from onnx_ei.errors import OutOfRangeWarning as OutOfRangeWarning
+    from onnx_ei.errors import OutputError as OutputError
     from onnx_ei.errors import UnboundedSpanError as UnboundedSpanError
     from onnx_ei.errors import UndersampledWarning as UndersampledWarning
     from onnx_ei.errors import UnknownLayerError as UnknownLayerError
@@ -39,16 +41,21 @@ if TYPE_CHECKING:
     from onnx_ei.records import Recording as Recording
     from onnx_ei.records import read_records as read_records
     from onnx_ei.results import Measurement as Measurement
+    from onnx_ei.rows import Row as Row
     from onnx_ei.topology import topology_of as topology_of
 
 _HOMES = {
-    "analysis": ("Analysis", "Row", "analyze"),
+    "analysis": ("analyze",),
+    "analyzed": ("Analysis",),
+    "batching": ("batch",),
     "calibrating": ("calibrate",),
     "calibration": ("Calibration",),
+    "comparing": ("Comparison",),
     "errors": (
         "BackendError", "ConstantLayerWarning", "MissingDependencyError", "ModelError",
         "NotConvergedWarning", "OnnxEiError", "OnnxEiWarning", "OutOfRangeWarning",
-        "UnboundedSpanError", "UndersampledWarning", "UnknownLayerError", "UnsupportedModelError",
+        "OutputError", "UnboundedSpanError", "UndersampledWarning", "UnknownLayerError",
+        "UnsupportedModelError",
     ),
     "measures": (
         "degeneracy", "ei", "ei_parts", "ei_parts_matrix", "eis_between_groups", "measure",
@@ -58,6 +65,7 @@ _HOMES = {
     "recording": ("Recorder",),
     "records": ("Recording", "read_records"),
     "results": ("Measurement",),
+    "rows": ("Row",),
     "topology": ("topology_of",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

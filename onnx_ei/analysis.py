@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
 
+from onnx_ei.analyzed import Analysis
 from onnx_ei.calibration import calibration_of
 from onnx_ei.errors import (
     OnnxEiError,
@@ -18,206 +20,49 @@ from onnx_ei.errors import (
     UnsupportedModelError,
     closest,
 )
-from onnx_ei.frames import Scalar, flat_records, frame
 from onnx_ei.measures import measure_many
+from onnx_ei.provenance import (
+    DEFINITIONS,
+    check_options,
+    content_hash,
+    device_name,
+    model_facts,
+    peak_memory,
+    plain,
+    versions,
+)
 from onnx_ei.results import Measurement
-from onnx_ei.runtime import runner
+from onnx_ei.rows import Row, model_row
 from onnx_ei.span import Span, span_of
 from onnx_ei.topology import layer_of, model_of, topology_of
 
 if TYPE_CHECKING:
     import onnx
-    import pandas
 
     from onnx_ei.costs import Cost
 
-__all__ = ["DEFAULT_MEASURES", "Analysis", "Row", "analyze", "describe", "select_layers"]
+__all__ = [
+    "DEFAULT_MEASURES",
+    "Analysis",
+    "Row",
+    "analyze",
+    "describe",
+    "measured_row",
+    "origin",
+    "select_layers",
+]
 
 #: What a row holds by default: the causal plane's quantities.
 DEFAULT_MEASURES = ("ei", "ei_parts", "sensitivity", "degeneracy", "phi")
 
-Shape = tuple["int | None", ...]
-_AFFINE_POOLS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"})
 
-
-@dataclass(frozen=True, kw_only=True)
-class Row:
-    """One layer of a model.
-
-    Attributes
-    ----------
-    layer : str
-        Its key.
-    op_type, kind : str
-        Its ONNX operator, and what that is (``"dense"``, ``"conv"``, ``"pool"`` ...).
-    in_activation, out_activation : str or None
-        The activations at either end.
-    in_shape, out_shape : tuple of int or None
-        The whole tensors' shapes, batch first.
-    n_inputs, n_outputs : int or None
-        Units of its span; None where it has none.
-    in_range, out_range : (float, float) or None
-        From :func:`describe`: bin ranges of its ends, those of the calibration where the topology
-        has one, else the defaults. A measurement tells its own.
-    batched : bool or None
-        Whether its samples run in batches, or one at a time.
-    reason : str or None
-        Why it was not measured.
-    broken : bool
-        Whether the reason is an error of the model or the runtime, not a limit of what can be
-        measured.
-    notes : tuple of str
-        What else has to be known of its span: what couples its samples, say.
-    measurements : dict of str to Measurement
-        By name of the measure.
-    costs : dict of str to Cost
-        From :func:`describe` with ``samples``: what each measure will take, by its name.
-    """
-
-    layer: str
-    op_type: str
-    kind: str
-    in_activation: str | None
-    out_activation: str | None
-    in_shape: Shape
-    out_shape: Shape
-    n_inputs: int | None = None
-    n_outputs: int | None = None
-    in_range: tuple[float, float] | None = None
-    out_range: tuple[float, float] | None = None
-    batched: bool | None = None
-    reason: str | None = None
-    broken: bool = False
-    notes: tuple[str, ...] = ()
-    measurements: Mapping[str, Measurement] = field(default_factory=dict)
-    costs: Mapping[str, Cost] = field(default_factory=dict)
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the row in JSON's types."""
-        return {
-            "layer": self.layer,
-            "op_type": self.op_type,
-            "kind": self.kind,
-            "in_activation": self.in_activation,
-            "out_activation": self.out_activation,
-            "in_shape": list(self.in_shape),
-            "out_shape": list(self.out_shape),
-            "n_inputs": self.n_inputs,
-            "n_outputs": self.n_outputs,
-            **{name: list(ends) for name, ends in self._ranges() if ends is not None},
-            "batched": self.batched,
-            "reason": self.reason,
-            "notes": list(self.notes),
-            "measurements": {k: m.to_dict() for k, m in self.measurements.items()},
-            **({"estimate": {k: asdict(c) for k, c in self.costs.items()}} if self.costs else {}),
-        }
-
-    def _ranges(self) -> tuple[tuple[str, tuple[float, float] | None], ...]:
-        return ("in_range", self.in_range), ("out_range", self.out_range)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Analysis:
-    """The layers of a model, measured.
-
-    Attributes
-    ----------
-    model : str
-        Where it came from.
-    rows : tuple of Row
-        One a layer, in graph order.
-    notes : tuple of str
-        What the analysis could not look into.
-    """
-
-    model: str
-    rows: tuple[Row, ...]
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, object]:
-        """Return the analysis in JSON's types."""
-        return {
-            "model": self.model,
-            "notes": list(self.notes),
-            "rows": [row.to_dict() for row in self.rows],
-        }
-
-    def to_records(self, measures: Iterable[str] | None = None) -> list[dict[str, Scalar]]:
-        """Return one flat dict a layer, of named single values: rows of a table.
-
-        Parameters
-        ----------
-        measures : iterable of str, optional
-            Which measures; all that were taken by default.
-
-        Returns
-        -------
-        list of dict
-            All with the same keys; None where a layer has no such value. The layer's ``layer``,
-            ``op_type``, ``kind``, ``in_activation``, ``out_activation``, ``n_inputs``,
-            ``n_outputs``, ``batched``, ``reason``; then for each measure, such as ``ei``: ``ei``
-            and ``ei_stderr`` in bits, ``ei_low`` and ``ei_high`` (the 95 % interval),
-            ``ei_method``, ``ei_estimator``, ``ei_n_samples``, ``ei_out_of_range``,
-            ``ei_converged``, ``ei_coverage``, ``ei_adequacy``, ``ei_reliable``,
-            ``ei_singletons``, ``ei_saturation``, ``ei_upper_bound``, ``ei_in_states``,
-            ``ei_out_states``, ``ei_joint_states`` and ``ei_notes``. Entries of a tuple or a list
-            have their index in the name: ``eis_between_groups[0]_stderr``.
-
-        Raises
-        ------
-        ValueError
-            If a measure was not taken, or is a matrix.
-
-        Examples
-        --------
-        >>> import onnx.parser
-        >>> model = onnx.parser.parse_model(
-        ...     '<ir_version: 10, opset_import: ["" : 20]> g (float[N,2] x) => (float[N,2] y) '
-        ...     "<float[2,2] fc = {1,0,0,1}> { y = MatMul(x, fc) }"
-        ... )
-        >>> unit = dict(in_range=(0, 1), out_range=(0, 1), in_bins=4, out_bins=4)
-        >>> (record,) = analyze(model, ["ei"], samples=20_000, **unit).to_records()
-        >>> record["layer"], round(record["ei"], 2), record["ei_reliable"]
-        ('fc', 4.0, True)
-        """
-        return flat_records(self, measures)
-
-    def to_pandas(self, measures: Iterable[str] | None = None) -> pandas.DataFrame:
-        """Return :meth:`to_records` as a data frame; needs the extra ``pandas``.
-
-        Parameters
-        ----------
-        measures : iterable of str, optional
-            Which measures; all that were taken by default.
-
-        Returns
-        -------
-        pandas.DataFrame
-            A row a layer, in graph order.
-
-        Raises
-        ------
-        MissingDependencyError
-            If pandas is not installed.
-        ValueError
-            As :meth:`to_records`.
-
-        Examples
-        --------
-        >>> import onnx.parser
-        >>> model = onnx.parser.parse_model(
-        ...     '<ir_version: 10, opset_import: ["" : 20]> g (float[N,2] x) => (float[N,2] y) '
-        ...     "<float[2,2] fc = {1,0,0,1}> { y = MatMul(x, fc) }"
-        ... )
-        >>> unit = dict(in_range=(0, 1), out_range=(0, 1), in_bins=4, out_bins=4)
-        >>> layers = analyze(model, ["ei"], samples=20_000, **unit).to_pandas()
-        >>> layers[layers.ei_adequacy == "adequate"].layer.tolist()
-        ['fc']
-        """
-        return frame(flat_records(self, measures))
-
-
-def select_layers(topology: nx.DiGraph[Any], layers: str | Iterable[str] | None) -> list[str]:
+def select_layers(
+    topology: nx.DiGraph[Any],
+    layers: str | Iterable[str] | None = None,
+    exclude: str | Iterable[str] | None = None,
+    *,
+    strict: bool = True,
+) -> list[str]:
     """Return the names of the layers that match any of some patterns, in graph order.
 
     Parameters
@@ -226,6 +71,10 @@ def select_layers(topology: nx.DiGraph[Any], layers: str | Iterable[str] | None)
         From :func:`onnx_ei.topology_of`.
     layers : str or iterable of str, optional
         Keys or shell patterns (``"layer1.*"``); all layers by default.
+    exclude : str or iterable of str, optional
+        Keys or patterns of layers to leave out of those.
+    strict : bool
+        Whether a pattern that matches nothing is an error.
 
     Raises
     ------
@@ -233,23 +82,29 @@ def select_layers(topology: nx.DiGraph[Any], layers: str | Iterable[str] | None)
         If a pattern matches nothing; the closest keys are named.
     """
     keys = [layer_of(topology, key).label for key in topology]
-    if layers is None:
-        return keys
-    patterns = [layers] if isinstance(layers, str) else list(layers)
-    chosen: set[str] = set()
-    for pattern in patterns:
+    chosen = set(keys) if layers is None else _matching(keys, layers, strict)
+    if exclude is not None:
+        chosen -= _matching(keys, exclude, strict)
+    return [k for k in keys if k in chosen]
+
+
+def _matching(keys: list[str], patterns: str | Iterable[str], strict: bool) -> set[str]:
+    found: set[str] = set()
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
         # a key may hold the characters of a pattern itself
         matching = {k for k in keys if k == pattern or fnmatchcase(k, pattern)}
-        if not matching:
+        if strict and not matching:
             raise UnknownLayerError(f"no layer matches {pattern!r}; {closest(pattern, keys)}")
-        chosen |= matching
-    return [k for k in keys if k in chosen]
+        found |= matching
+    return found
 
 
 def describe(
     topology: nx.DiGraph[Any],
     layers: str | Iterable[str] | None = None,
     *,
+    exclude: str | Iterable[str] | None = None,
+    strict: bool = True,
     positions: str = "one",
     background: str | Mapping[str, Any] | None = None,
     samples: int | None = None,
@@ -262,6 +117,10 @@ def describe(
         From :func:`onnx_ei.topology_of`.
     layers : str or iterable of str, optional
         Keys or shell patterns; all layers by default.
+    exclude : str or iterable of str, optional
+        Keys or patterns of layers to leave out.
+    strict : bool
+        Whether a pattern that matches nothing is an error.
     positions, background
         As in :func:`onnx_ei.ei`.
     samples : int, optional
@@ -282,47 +141,47 @@ def describe(
     def bounds(row: Row, span: Span) -> Mapping[str, Measurement]:
         ranges.setdefault(row.layer, (span.in_range, span.out_range))
         if samples is not None:
-            costs[row.layer] = _predicted(row, span, samples)
+            from onnx_ei.costs import predicted
+
+            costs[row.layer] = predicted(row.kind, row.op_type, span, samples)
         return {}
 
-    found = _each_layer(topology, layers, bounds, positions=positions, background=background)
-    rows = []
-    for row in found.rows:
-        in_range, out_range = ranges.get(row.layer, (None, None))
-        own = costs.get(row.layer, {})
-        rows.append(replace(row, in_range=in_range, out_range=out_range, costs=own))
-    return replace(found, rows=tuple(rows))
+    label, rows = model_of(topology).label, []
+    for key in select_layers(topology, layers, exclude, strict=strict):
+        row = _row(topology, key, bounds, {"positions": positions, "background": background})
+        in_range, out_range = ranges.get(key, (None, None))
+        own = costs.get(key, {})
+        rows.append(replace(row, model=label, in_range=in_range, out_range=out_range, costs=own))
+    return Analysis(model=label, rows=tuple(rows), notes=tuple(topology.graph["notes"]))
 
 
-def _predicted(row: Row, span: Span, samples: int) -> Mapping[str, Cost]:
-    """Return what each measure of a layer will take."""
-    from onnx_ei.costs import MEASURED, cost_of, machine_at_hand, work_of
-
-    affine = row.kind in ("dense", "conv") or row.op_type in _AFFINE_POOLS
-    work = work_of(runner(span), affine=affine)
-    return {name: cost_of(name, work, machine_at_hand(), samples) for name in MEASURED}
+Source = Any
+"""A path, bytes, an onnx.ModelProto, a torch.nn.Module, or a topology of one of them."""
 
 
 def analyze(
-    model: str | os.PathLike[str] | bytes | onnx.ModelProto | nx.DiGraph[Any],
+    model: str | os.PathLike[str] | bytes | onnx.ModelProto | nx.DiGraph[Any] | Sequence[Any],
     measures: Sequence[str] = DEFAULT_MEASURES,
     layers: str | Iterable[str] | None = None,
     *,
+    exclude: str | Iterable[str] | None = None,
     input: object = None,
     input_range: tuple[float, float] | None = None,
     on_row: Callable[[Row], object] | None = None,
     **options: Any,
 ) -> Analysis:
-    """Measure every layer of a model.
+    """Measure every layer of a model, or of several.
 
     Parameters
     ----------
-    model : path, bytes, onnx.ModelProto or networkx.DiGraph
-        The model, or its topology.
+    model : path, bytes, onnx.ModelProto, torch.nn.Module or networkx.DiGraph, or a list of them
+        The model, or its topology; or several.
     measures : sequence of str
-        Names of scalar measures.
+        Names, as for :func:`onnx_ei.measure`.
     layers : str or iterable of str, optional
         Keys or shell patterns; all layers by default.
+    exclude : str or iterable of str, optional
+        Keys or shell patterns of layers to leave out.
     input : array, tuple or dict, optional
         An example input, as in :func:`onnx_ei.topology_of`.
     input_range : (float, float), optional
@@ -335,49 +194,157 @@ def analyze(
     Returns
     -------
     Analysis
-        A layer that cannot be measured is a row with its reason, not a gap.
+        A layer that cannot be measured is a row with its reason, not a gap. So is a model that
+        cannot be read, where it is one of several.
 
     Raises
     ------
     ModelError, UnknownLayerError, BackendError, TypeError, ValueError
         For what concerns the whole call: the model, the device, a bad argument.
+
+    Examples
+    --------
+    >>> import onnx.parser
+    >>> model = onnx.parser.parse_model(
+    ...     '<ir_version: 10, opset_import: ["" : 20]> g (float[N,2] x) => (float[N,2] y) '
+    ...     "<float[2,2] fc = {1,0,0,1}> { y = MatMul(x, fc) }"
+    ... )
+    >>> unit = dict(in_range=(0, 1), out_range=(0, 1), in_bins=4, out_bins=4)
+    >>> found = analyze(model, ["ei", "phi"], samples=20_000, **unit)
+    >>> [round(abs(m.value), 1) for m in found.rows[0].measurements.values()]
+    [4.0, 0.0]
     """
-    topology = model if isinstance(model, nx.DiGraph) else topology_of(model, input)
-
-    def measured(row: Row, span: Span) -> Mapping[str, Measurement]:
-        own = dict(options)
-        if input_range is not None and topology.in_degree(layer_of(topology, row.layer).key) == 0:
-            own["in_range"] = input_range
-        return measure_many(measures, row.layer, topology, **own)
-
-    return _each_layer(
-        topology,
-        layers,
-        measured,
-        positions=options.get("positions", "one"),
-        background=options.get("background"),
-        activation=options.get("activation"),
-        on_row=on_row,
-    )
-
-
-def _each_layer(
-    topology: nx.DiGraph[Any],
-    layers: str | Iterable[str] | None,
-    work: Callable[[Row, Span], Mapping[str, Measurement]],
-    *,
-    on_row: Callable[[Row], object] | None = None,
-    **span_options: Any,
-) -> Analysis:
-    rows = []
-    for key in select_layers(topology, layers):
-        row = _row(topology, key, work, span_options)
-        rows.append(row)
-        if on_row is not None:
-            on_row(row)
+    names = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
+    parameters = check_options("analyze", names, options)
+    parameters |= {"input_range": plain(input_range), "input": plain(input)}
+    many = isinstance(model, list | tuple)
+    sources: Sequence[Source] = model if many else [model]  # type: ignore[assignment]
+    rows: list[Row] = []
+    notes: list[str] = []
+    for label, source in zip(_labels(sources), sources, strict=True):
+        try:
+            topology = source if isinstance(source, nx.DiGraph) else topology_of(source, input)
+            facts = model_facts(topology, _hash_of(source))
+            label = label or model_of(topology).label
+        except OnnxEiError as error:
+            if not many:
+                raise
+            rows.append(model_row(label or type(source).__name__, str(error)))
+            continue
+        notes += [note for note in topology.graph["notes"] if note not in notes]
+        for key in select_layers(topology, layers, exclude, strict=not many):
+            row = measured_row(topology, key, names, input_range, facts, options)
+            rows.append(replace(row, model=label))
+            if on_row is not None:
+                on_row(rows[-1])
+    if many and not rows:
+        raise UnknownLayerError(f"no layer of {len(sources)} models matches {layers!r}")
     return Analysis(
-        model=model_of(topology).label, rows=tuple(rows), notes=tuple(topology.graph["notes"])
+        model=f"{len(sources)} models" if many else str(label),
+        rows=tuple(rows),
+        notes=tuple(notes),
+        measures=names,
+        parameters=parameters,
     )
+
+
+def _labels(sources: Sequence[Source]) -> list[str | None]:
+    """Return names of several models, no two the same; of one, None: its own is good."""
+    if len(sources) == 1:
+        return [None]
+    names: list[str | None] = []
+    for source in sources:
+        own = str(source) if isinstance(source, str | os.PathLike) else type(source).__name__
+        if isinstance(source, nx.DiGraph):
+            own = model_of(source).label
+        name, number = own, 1
+        while name in names:
+            number += 1
+            name = f"{own} #{number}"
+        names.append(name)
+    return names
+
+
+def _hash_of(source: Source) -> str | None:
+    """Return a model's hash, or None: a module's weights, or a topology's, may change."""
+    if isinstance(source, nx.DiGraph) or not (
+        isinstance(source, str | os.PathLike | bytes) or hasattr(source, "SerializeToString")
+    ):
+        return None
+    return content_hash(source)
+
+
+def measured_row(
+    topology: nx.DiGraph[Any],
+    key: str,
+    measures: Sequence[str],
+    input_range: tuple[float, float] | None,
+    facts: Mapping[str, Any],
+    options: Mapping[str, Any],
+) -> Row:
+    """Measure one layer.
+
+    Parameters
+    ----------
+    topology : networkx.DiGraph
+        Of the model.
+    key : str
+        The layer's name.
+    measures : sequence of str
+        Names.
+    input_range : (float, float), optional
+        ``in_range`` where the model's own input feeds the layer.
+    facts : mapping
+        From :func:`onnx_ei.provenance.model_facts`.
+    options : mapping
+        Keyword arguments of :func:`onnx_ei.measure`.
+
+    Returns
+    -------
+    Row
+        With the measurements, or with the reason why there are none.
+    """
+    own = dict(options)
+    if input_range is not None and topology.in_degree(layer_of(topology, key).key) == 0:
+        own["in_range"] = input_range
+    span_options = {
+        "positions": options.get("positions", "one"),
+        "background": options.get("background"),
+        "activation": options.get("activation"),
+        "in_layer": options.get("in_layer"),
+    }
+    started = time.perf_counter()
+    row = _row(
+        topology,
+        key,
+        lambda row, _: measure_many(measures, row.layer, topology, **own),
+        span_options,
+    )
+    return replace(
+        row,
+        model=model_of(topology).label,
+        seconds=time.perf_counter() - started,
+        provenance={**origin(facts, options), "peak_memory": peak_memory()},
+    )
+
+
+def origin(facts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where a row's values come from, but for what only its end tells.
+
+    Parameters
+    ----------
+    facts : mapping
+        From :func:`onnx_ei.provenance.model_facts`.
+    options : mapping
+        Keyword arguments of :func:`onnx_ei.measure`.
+    """
+    return {
+        **facts,
+        "device": device_name(options.get("device", "cpu")),
+        "seed": options.get("seed", 0),
+        "definitions": DEFINITIONS,
+        "versions": versions(),
+    }
 
 
 def _name(activation: object) -> str | None:
@@ -396,6 +363,7 @@ def _row(
     node = topology.nodes[layer_of(topology, key).key]
     facts: dict[str, Any] = {
         "layer": key,
+        "layer_id": list(topology).index(layer_of(topology, key).key),
         "op_type": node["op_type"],
         "kind": node["kind"],
         "in_activation": _name(node["input"]["activation"]),

@@ -8,9 +8,9 @@ from typing import NoReturn
 
 import typer
 
-__all__ = ["DEVICE", "INTERRUPTED", "MODEL", "USAGE", "errors", "say"]
+__all__ = ["DEVICE", "FAILED", "INTERRUPTED", "MODEL", "USAGE", "errors", "say"]
 
-USAGE, MODEL, DEVICE, INTERRUPTED = 2, 3, 4, 130
+FAILED, USAGE, MODEL, DEVICE, INTERRUPTED = 1, 2, 3, 4, 130
 
 
 def say(text: str) -> None:
@@ -25,6 +25,7 @@ def errors(debug: bool) -> Iterator[None]:
         BackendError,
         MissingDependencyError,
         ModelError,
+        OutputError,
         UnsupportedModelError,
     )
 
@@ -37,6 +38,8 @@ def errors(debug: bool) -> Iterator[None]:
         _fail(error, MODEL)
     except (BackendError, MissingDependencyError) as error:
         _fail(error, DEVICE)
+    except OutputError as error:
+        _fail(error, FAILED)
     except (ValueError, TypeError, KeyError) as error:
         _fail(error, USAGE)
     except KeyboardInterrupt:

@@ -15,9 +15,60 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["calibrated", "parsed_shape", "read_arrays", "topology_for"]
+__all__ = ["calibrated", "open_model", "pair", "parsed_shape", "read_arrays", "topology_for"]
 
 ARRAY_FILES = (".npz", ".npy")
+
+
+def open_model(
+    path: str,
+    shapes: Sequence[str] | None = None,
+    inputs: Sequence[str] | None = None,
+    background: str | None = None,
+    calibrate: Path | None = None,
+    percentiles: str | None = None,
+) -> nx.DiGraph[Any]:
+    """Read a model as the options of a command say.
+
+    Parameters
+    ----------
+    path, shapes, inputs, background
+        As for :func:`topology_for`.
+    calibrate : pathlib.Path, optional
+        Data, or a saved calibration.
+    percentiles : str, optional
+        ``LO,HI``, of the data.
+
+    Raises
+    ------
+    ValueError, ModelError
+        As :func:`topology_for`.
+    """
+    chosen = None if percentiles is None else pair("--percentiles", percentiles)
+    if chosen is not None and (calibrate is None or calibrate.suffix == ".json"):
+        raise ValueError("--percentiles: goes with --calibrate and data (.npz, .npy)")
+    data = None
+    if calibrate is not None and calibrate.suffix != ".json":
+        data = read_arrays("--calibrate", calibrate)
+    topology = topology_for(path, shapes, inputs, background, data)
+    if calibrate is not None:
+        calibrated(topology, calibrate, data, chosen)
+    return topology
+
+
+def pair(option: str, given: str) -> tuple[float, float]:
+    """Return the two numbers that ``LO,HI`` says.
+
+    Examples
+    --------
+    >>> pair("--input-range", "0,1")
+    (0.0, 1.0)
+    """
+    try:
+        low, high = (float(part) for part in given.split(","))
+    except ValueError:
+        raise ValueError(f"{option}: two numbers LO,HI are needed, got {given!r}") from None
+    return low, high
 
 
 def topology_for(

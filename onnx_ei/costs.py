@@ -30,11 +30,22 @@ from onnx_ei.noise import CHUNK, uniform_chunk
 
 if TYPE_CHECKING:
     from onnx_ei.runtime import SpanRunner
+    from onnx_ei.span import Span
 
-__all__ = ["MEASURED", "Cost", "Machine", "Work", "cost_of", "machine_at_hand", "work_of"]
+__all__ = [
+    "MEASURED",
+    "Cost",
+    "Machine",
+    "Work",
+    "cost_of",
+    "machine_at_hand",
+    "predicted",
+    "work_of",
+]
 
 MEASURED = ("ei", "ei_parts", "sensitivity")
 """The measures that cost anything: degeneracy and phi are differences of these."""
+AFFINE_POOLS = frozenset({"AveragePool", "GlobalAveragePool", "ReduceMean", "ReduceSum"})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,6 +260,34 @@ def work_of(runner: SpanRunner, *, affine: bool) -> Work:
         n_strands=1 if strands is None else int(strands[0].max()) + 1,
         affine=affine,
     )
+
+
+def predicted(kind: str, op_type: str, span: Span, samples: int) -> dict[str, Cost]:
+    """Return what each measure of a layer will take at 64 bins.
+
+    Parameters
+    ----------
+    kind, op_type : str
+        As in a ``Row``: they tell, as far as an operator can, whether pairs are computed.
+    span : Span
+        The layer's; it is run twice.
+    samples : int
+        Samples of what is sampled.
+
+    Returns
+    -------
+    dict of str to Cost
+        By the name of the measure, ``MEASURED``.
+
+    Examples
+    --------
+    See :func:`onnx_ei.analysis.describe`.
+    """
+    from onnx_ei.runtime import runner
+
+    affine = kind in ("dense", "conv") or op_type in AFFINE_POOLS
+    work = work_of(runner(span), affine=affine)
+    return {name: cost_of(name, work, machine_at_hand(), samples) for name in MEASURED}
 
 
 @lru_cache(maxsize=16)

@@ -17,6 +17,7 @@ __all__ = [
     "OnnxEiError",
     "OnnxEiWarning",
     "OutOfRangeWarning",
+    "OutputError",
     "UnboundedSpanError",
     "UndersampledWarning",
     "UnknownLayerError",
@@ -55,6 +56,10 @@ class BackendError(OnnxEiError, RuntimeError):
 
 class MissingDependencyError(OnnxEiError, ImportError):
     """An optional package is needed and absent; the message names the extra that brings it."""
+
+
+class OutputError(OnnxEiError, OSError):
+    """Results cannot be kept: the disk is full, or fails."""
 
 
 class OnnxEiWarning(UserWarning):

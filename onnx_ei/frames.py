@@ -9,22 +9,39 @@ import numpy as np
 
 from onnx_ei.errors import MissingDependencyError, closest
 from onnx_ei.results import Measurement
+from onnx_ei.rows import FAILURES
 
 if TYPE_CHECKING:
     import pandas
 
-    from onnx_ei.analysis import Analysis
+    from onnx_ei.analyzed import Analysis
+    from onnx_ei.rows import Row
 
-__all__ = ["Scalar", "flat_records", "frame"]
+__all__ = ["Scalar", "column_type", "flat_records", "frame", "summary_records"]
 
 Scalar: TypeAlias = str | int | float | bool | None
 
-LAYER = ("layer", "op_type", "kind", "in_activation", "out_activation", "n_inputs", "n_outputs",
-         "batched", "reason")  # fmt: skip
+LAYER = ("model", "layer_id", "layer", "op_type", "kind", "in_activation", "out_activation",
+         "n_inputs", "n_outputs", "batched", "status", "reason")  # fmt: skip
+FACTS = ("model_sha256", "opset", "producer", "definitions")
+PACKAGES = ("onnx_ei", "onnx", "onnxruntime", "numba", "numpy")
 EACH = ("coverage", "adequacy", "reliable", "singletons", "saturation", "upper_bound")
 """Fields that are lists where there are groups."""
 ONCE = ("method", "estimator", "n_samples", "out_of_range", "converged")
-TEXT = ("activation", "reason", "method", "estimator", "adequacy", "notes")
+TEXT = (
+    "model",
+    "activation",
+    "reason",
+    "provider",
+    "device",
+    "producer",
+    "sha256",
+    "version",
+    "method",
+    "estimator",
+    "adequacy",
+    "notes",
+)
 """Ends of the names of text columns: one with nothing in it is no column of numbers."""
 STATES = ("in_states", "out_states", "joint_states")
 
@@ -60,12 +77,17 @@ def flat_records(
     rows: list[dict[str, Scalar]] = []
     for row in analysis.rows:
         record: dict[str, Scalar] = {name: getattr(row, name) for name in LAYER}
+        record["layer"] = row.layer or None
         for name in wanted:
             if name in row.measurements:
                 record |= _columns(row.measurements[name], row.layer, measures is None)
         rows.append(record)
+    origins = [_origin(row) for row in analysis.rows]
     columns = dict.fromkeys(name for record in rows for name in record)
-    return [{name: record.get(name) for name in columns} for record in rows]
+    return [
+        {name: record.get(name) for name in columns} | origin
+        for record, origin in zip(rows, origins, strict=True)
+    ]
 
 
 def frame(records: Sequence[dict[str, Scalar]]) -> pandas.DataFrame:
@@ -99,12 +121,26 @@ def frame(records: Sequence[dict[str, Scalar]]) -> pandas.DataFrame:
         ) from error
     columns = {name: [record[name] for record in records] for name in (records or [{}])[0]}
     return pandas.DataFrame(
-        {name: pandas.Series(of, dtype=_dtype(name, of)) for name, of in columns.items()}
+        {name: pandas.Series(of, dtype=column_type(name, of)) for name, of in columns.items()}
     )
 
 
-def _dtype(name: str, values: list[Scalar]) -> str:
-    """Return a column's type. pandas would make objects or floats of integers with gaps."""
+def column_type(name: str, values: list[Scalar]) -> str:
+    """Return a column's type, as pandas calls it.
+
+    Parameters
+    ----------
+    name : str
+        The column.
+    values : list
+        What is in it.
+
+    Returns
+    -------
+    str
+        ``"int64"``, ``"float64"``, ``"bool"``, ``"object"`` (text); with gaps ``"Int64"`` and
+        ``"boolean"``: pandas by itself would make objects or floats of them.
+    """
     kinds = {type(value) for value in values if value is not None}
     gaps = None in values
     if kinds == {bool}:
@@ -114,6 +150,49 @@ def _dtype(name: str, values: list[Scalar]) -> str:
     if not kinds:
         return "object" if name.endswith(TEXT) else "float64"
     return "float64" if kinds in ({float}, {int, float}) else "object"
+
+
+def summary_records(rows: Sequence[Row]) -> list[dict[str, Scalar]]:
+    """Return one dict a model: how many layers, what became of them, means.
+
+    Parameters
+    ----------
+    rows : sequence of Row
+        Of any models.
+
+    Returns
+    -------
+    list of dict
+        As :meth:`onnx_ei.Analysis.summary` describes them.
+
+    Examples
+    --------
+    See :meth:`onnx_ei.Analysis.summary`.
+    """
+    models: dict[str, list[Row]] = {}
+    for row in rows:
+        models.setdefault(row.model, []).append(row)
+    scalars = _scalars(rows)
+    return [_summed(model, of, scalars) for model, of in models.items()]
+
+
+def _origin(row: Row) -> dict[str, Scalar]:
+    """Return where a row's values come from, always the same columns."""
+    known = row.provenance
+    versions = known.get("versions", {})
+    # the GPU's wheel has another name, and is the same library
+    wheel = versions.get("onnxruntime", versions.get("onnxruntime-gpu"))
+    found = {**versions, "onnxruntime": wheel}
+    providers = dict.fromkeys(m.provider for m in row.measurements.values())
+    return {
+        "provider": ", ".join(providers) or None,
+        "device": known.get("device"),
+        "seed": known.get("seed"),
+        "seconds": row.seconds,
+        "peak_memory": known.get("peak_memory"),
+        **{name: known.get(name) for name in FACTS},
+        **{f"{name}_version": found.get(name) for name in PACKAGES},
+    }
 
 
 def _wanted(measures: Iterable[str], known: list[str]) -> list[str]:
@@ -160,3 +239,27 @@ def _spread(name: str, suffix: str, value: Any) -> Iterator[tuple[str, Scalar]]:
 def _listed(value: Any) -> Any:
     """Return plain numbers in place of NumPy's, alone or in a list."""
     return None if value is None else np.asarray(value).tolist()
+
+
+def _scalars(rows: Sequence[Row]) -> list[str]:
+    taken = (m for row in rows for m in row.measurements.values())
+    return list(dict.fromkeys(m.name for m in taken if isinstance(m.value, float | int)))
+
+
+def _summed(model: str, rows: list[Row], scalars: list[str]) -> dict[str, Scalar]:
+    layers = [row for row in rows if row.layer]
+    doubtful = [r for r in layers if any(m.reliable is False for m in r.measurements.values())]
+    record: dict[str, Scalar] = {
+        "model": model,
+        "layers": len(layers),
+        "measured": sum(row.status == "measured" for row in layers),
+        "unmeasurable": sum(row.status == "unmeasurable" for row in layers),
+        "failed": sum(row.status in FAILURES for row in rows),
+        "unreliable": len(doubtful),
+        "seconds": sum(row.seconds or 0.0 for row in rows),
+    }
+    for name in scalars:
+        values = [float(r.measurements[name].value) for r in layers if name in r.measurements]  # type: ignore[arg-type]
+        record[name] = sum(values) / len(values) if values else None
+        record[f"{name}_layers"] = len(values)
+    return record

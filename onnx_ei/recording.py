@@ -5,40 +5,25 @@ Each line is on the disk before the next layer is measured.
 
 from __future__ import annotations
 
-import hashlib
-import inspect
 import json
 import math
 import os
-import platform
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import networkx as nx
-import numpy as np
 
-import onnx_ei
 from onnx_ei._sampling.parameters import Parameters, whole
-from onnx_ei._sampling.quantities import quantities
 from onnx_ei.analysis import select_layers
-from onnx_ei.calibration import CALIBRATED, resolve_ranges
-from onnx_ei.errors import closest
+from onnx_ei.calibration import resolve_ranges
 from onnx_ei.measuring import measure_many
+from onnx_ei.provenance import calibrated_names, check_options, plain, versions
 from onnx_ei.records import FIELDS, FORMAT, Label, begun
 from onnx_ei.results import Measurement
-from onnx_ei.sessions import installed_wheels
 from onnx_ei.topology import layer_of
 
 __all__ = ["Recorder"]
-
-_DEFAULTS = {
-    name: parameter.default
-    for name, parameter in inspect.signature(measure_many).parameters.items()
-    if name not in ("names", "layer", "topology")
-}
-_NO_RESULT_DEPENDS_ON = ("batch_size", "memory_limit", "progress")
 
 
 class Recorder:
@@ -105,7 +90,7 @@ class Recorder:
             options["groups"] = list(options["groups"])  # each step goes through them again
         Parameters(in_range=input_range)
         named = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
-        parameters = _checked(named, options)
+        parameters = check_options("Recorder", named, options)
         if options.get("in_layer") is not None:
             parameters["in_layer"] = layer_of(topology, options["in_layer"]).label
         self._topology, self._options, self._input_range = topology, options, input_range
@@ -113,15 +98,15 @@ class Recorder:
         self.layers = _chosen(topology, layers)
         # as they are now: bins that moved along the training would make a trend of their own
         self._calibrated = {layer: _calibrated(topology, layer, options) for layer in self.layers}
-        for name in _calibrated_names(options):
+        for name in calibrated_names(options):
             parameters[name] = {n: list(found[name]) for n, found in self._calibrated.items()}
         header = {
             "format": FORMAT,
             "measures": list(self.measures),
             "layers": list(self.layers),
-            "parameters": parameters | {"input_range": _plain(input_range)},
+            "parameters": parameters | {"input_range": plain(input_range)},
             "fields": list(FIELDS),
-            "versions": _versions(),
+            "versions": versions(),
         }
         there, length = begun(self.path)
         if there is not None:
@@ -203,25 +188,6 @@ def _refuse_others(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]
             )
 
 
-def _checked(measures: tuple[str, ...], options: dict[str, Any]) -> dict[str, Any]:
-    """Check names and options before a file is touched; return all parameters, plain."""
-    for name in options:
-        if name not in _DEFAULTS:
-            raise TypeError(f"Recorder has no option {name!r}; {closest(name, _DEFAULTS)}")
-    sampling = {field.name for field in fields(Parameters)}.difference(_calibrated_names(options))
-    parameters = Parameters(**{n: value for n, value in options.items() if n in sampling})
-    given = {n: options[n] for n in ("groups", "against") if n in options}
-    quantities(measures, parameters, **given)
-    kept = (n for n in _DEFAULTS if n not in _NO_RESULT_DEPENDS_ON)
-    return {n: _plain(options.get(n, _DEFAULTS[n])) for n in kept}
-
-
-def _calibrated_names(options: Mapping[str, Any]) -> list[str]:
-    """Return which ranges are to be those of the calibration."""
-    given = {name: options.get(name) for name in ("in_range", "out_range")}
-    return [name for name, value in given.items() if isinstance(value, str) and value == CALIBRATED]
-
-
 def _calibrated(
     topology: nx.DiGraph[Any], layer: str, options: Mapping[str, Any]
 ) -> dict[str, tuple[float, float]]:
@@ -229,7 +195,7 @@ def _calibrated(
     names = ("in_layer", "in_range", "out_range", "activation")
     found = resolve_ranges(topology, layer, *(options.get(name) for name in names))
     ranges = dict(zip(("in_range", "out_range"), found, strict=True))
-    return {name: ranges[name] for name in _calibrated_names(options)}
+    return {name: ranges[name] for name in calibrated_names(options)}
 
 
 def _chosen(topology: nx.DiGraph[Any], layers: Any) -> tuple[str, ...]:
@@ -249,22 +215,6 @@ def _chosen(topology: nx.DiGraph[Any], layers: Any) -> tuple[str, ...]:
     return tuple(name for name in select_layers(topology, None) if name in wanted)
 
 
-def _plain(value: Any) -> Any:
-    """Return a parameter in JSON's types: arrays by their hash, functions by their name."""
-    if isinstance(value, np.generic):
-        value = value.item()
-    if value is None or isinstance(value, str | int | float):
-        return value
-    if isinstance(value, Mapping):
-        return {str(name): _plain(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, np.ndarray):
-        digest = hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()
-        return f"{value.dtype} {value.shape} sha256 {digest}"
-    return getattr(value, "__qualname__", None) or str(value)
-
-
 def _label(name: str, value: Any) -> Label:
     """Return a label in JSON's types; a number that is not finite becomes None."""
     if hasattr(value, "item") and getattr(value, "ndim", 0) == 0:
@@ -278,20 +228,11 @@ def _label(name: str, value: Any) -> Label:
 
 def _kept(measured: Measurement, names: Iterable[str]) -> list[Any]:
     """Return the fields of a point: the value to the bit, what judges it to six digits."""
-    plain = measured.to_dict()
-    return [plain[n] if n == "value" else _short(plain[n]) for n in names]
+    known = measured.to_dict()
+    return [known[n] if n == "value" else _short(known[n]) for n in names]
 
 
 def _short(value: Any) -> Any:
     if isinstance(value, list):
         return [_short(item) for item in value]
     return float(f"{value:.6g}") if isinstance(value, float) else value
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "onnx_ei": onnx_ei.__version__,
-        "python": platform.python_version(),
-        "numpy": np.__version__,
-        **installed_wheels(),
-    }

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
-from dataclasses import dataclass, field, fields
+from collections.abc import Hashable, Mapping
+from dataclasses import MISSING, dataclass, field, fields
 from statistics import NormalDist
 from typing import Any, TypeAlias
 
@@ -284,6 +284,43 @@ class Measurement:
         """
         return {known.name: _json_safe(getattr(self, known.name)) for known in fields(self)}
 
+    @classmethod
+    def from_dict(cls, known: Mapping[str, Any]) -> Measurement:
+        """Return the measurement that :meth:`to_dict` gave the fields of.
+
+        Parameters
+        ----------
+        known : mapping
+            Field names to JSON values. A value that was not finite comes back as NaN; keys of
+            layers that were no strings stay the strings that they became.
+
+        Raises
+        ------
+        ValueError
+            If a field is missing or unknown, or makes no sense.
+
+        Examples
+        --------
+        See :meth:`onnx_ei.Analysis.load`.
+        """
+        wanted = {of.name: of for of in fields(cls) if of.init}
+        given = {name: value for name, value in known.items() if name not in _FOLLOWS}
+        lacking = {n for n, of in wanted.items() if of.default is MISSING} - set(given)
+        if lacking or set(given) - set(wanted):
+            wrong = sorted(lacking) or sorted(set(given) - set(wanted))
+            word = "lacks" if lacking else "has unknown"
+            raise ValueError(f"a measurement {word} {', '.join(wrong)}: written by another version")
+        for name in ("value", "stderr"):
+            given[name] = _restored(given["name"], given[name])
+        for name in ("in_range", "out_range", "notes"):
+            if isinstance(given.get(name), list):
+                given[name] = tuple(given[name])
+        states = given.get("n_states")
+        if states is not None:
+            many = bool(states) and isinstance(states[0], list)
+            given["n_states"] = [tuple(of) for of in states] if many else tuple(states)
+        return cls(**given)
+
 
 def adequacy_of(coverage: float) -> str:
     """Say what a coverage is worth.
@@ -315,6 +352,21 @@ _OF_VECTORS: dict[str, tuple[int, ...]] = {
     "upper_bound": (),
 }
 """What judges a vector, and the shape of each."""
+
+
+_FOLLOWS = ("adequacy", "reliable")
+"""What is no argument: it follows from the other fields."""
+
+
+def _restored(measure: str, value: Any) -> Value:
+    """Return a value in the kind that the measure's function returns."""
+    if not isinstance(value, list):
+        return math.nan if value is None else float(value)
+    array = np.array(value, np.float64)
+    if measure.endswith("_matrix"):
+        return array
+    plain: list[float] = array.tolist()
+    return tuple(plain) if measure == "vector_and_pairwise_ei" else plain
 
 
 def _like(value: Value, array: NDArray[np.float64]) -> Value:

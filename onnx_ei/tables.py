@@ -13,10 +13,20 @@ from onnx_ei._sampling.remarks import DROPPED_SHARE
 from onnx_ei.results import FULL_COVERAGE, UNRELIABLE
 
 if TYPE_CHECKING:
-    from onnx_ei.analysis import Analysis, Row, Shape
+    from onnx_ei.analyzed import Analysis
+    from onnx_ei.comparing import Comparison
     from onnx_ei.results import Measurement
+    from onnx_ei.rows import Row, Shape
 
-__all__ = ["describe_table", "remarks", "run_table", "shown_seconds"]
+__all__ = [
+    "compare_table",
+    "describe_table",
+    "plan_table",
+    "remarks",
+    "run_table",
+    "shown_seconds",
+    "summary_table",
+]
 
 MARKS = {
     "~": f"biased: coverage below {FULL_COVERAGE}",
@@ -168,3 +178,60 @@ def _notes(row: Row, names: Sequence[str]) -> tuple[str, ...]:
     """Return what can be said instead: each measure's bound, then what they have in common."""
     notes = [row.measurements[name].notes for name in names]
     return tuple(dict.fromkeys([*(n for of in notes for n in of[:1]), *sum(notes, ())]))
+
+
+def summary_table(found: Analysis) -> Table:
+    """Return a table of a row a model: how many layers, what became of them, means."""
+    records = found.summary()
+    table = Table(title=f"{escape(found.model)} (means over layers, bits)", title_justify="left")
+    table.add_column("model", overflow="fold")
+    names = [name for name in (records or [{}])[0] if name != "model" and not _counts(name)]
+    for name in names:
+        table.add_column(name, justify="right")
+    for record in records:
+        table.add_row(escape(str(record["model"])), *(_number(record[name]) for name in names))
+    return table
+
+
+def _counts(name: str) -> bool:
+    return name.endswith("_layers")
+
+
+def compare_table(found: Comparison) -> Table:
+    """Return a table of two models side by side."""
+    title = f"{escape(found.second)} less {escape(found.first)} (bits, ± standard error)"
+    table = Table(title=title, title_justify="left")
+    table.add_column("layer", overflow="fold")
+    for name in found.measures:
+        table.add_column(name, justify="right")
+    table.add_column("note", overflow="fold")
+    for record in found.records:
+        cells = []
+        for name in found.measures:
+            change, error = (record[f"{name}_difference{end}"] for end in ("", "_stderr"))
+            cells.append("" if change is None else f"{change:+.4f} ± {error:.4f}")
+        sides = ((found.first, record["status_a"]), (found.second, record["status_b"]))
+        notes = [f"not in {model}" for model, status in sides if status is None]
+        notes += [f"{status} in {m}" for m, status in sides if status not in (None, "measured")]
+        notes += [f"measured with {record['differs']}"] if record["differs"] else []
+        table.add_row(escape(str(record["layer"])), *cells, escape("; ".join(notes)))
+    return table
+
+
+def plan_table(rows: Sequence[tuple[str, Row]], words: Sequence[str]) -> Table:
+    """Return a table of what a batch would do."""
+    table = Table()
+    for column in ("model", "layer", "op"):
+        table.add_column(column, overflow="fold")
+    table.add_column("units", justify="right")
+    table.add_column("state")
+    table.add_column("reason", overflow="fold")
+    for (model, row), word in zip(rows, words, strict=True):
+        units = "" if row.n_inputs is None else f"{row.n_inputs} -> {row.n_outputs}"
+        texts = (model, row.layer, row.op_type, units, word, row.reason or "")
+        table.add_row(*map(escape, texts))
+    return table
+
+
+def _number(value: object) -> str:
+    return "" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)

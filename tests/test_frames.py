@@ -20,8 +20,11 @@ from onnx_ei.tables import remarks, run_table
 # the ranges here are the defaults, which drop samples, and few samples are what it is about
 pytestmark = pytest.mark.filterwarnings("ignore::onnx_ei.errors.OnnxEiWarning")
 
-LAYER = ["layer", "op_type", "kind", "in_activation", "out_activation", "n_inputs", "n_outputs",
-         "batched", "reason"]  # fmt: skip
+LAYER = ["model", "layer_id", "layer", "op_type", "kind", "in_activation", "out_activation",
+         "n_inputs", "n_outputs", "batched", "status", "reason"]  # fmt: skip
+ORIGIN = ["provider", "device", "seed", "seconds", "peak_memory", "model_sha256", "opset",
+          "producer", "definitions", "onnx_ei_version", "onnx_version", "onnxruntime_version",
+          "numba_version", "numpy_version"]  # fmt: skip
 EI = ["ei", "ei_stderr", "ei_low", "ei_high", "ei_method", "ei_estimator", "ei_n_samples",
       "ei_out_of_range", "ei_converged", "ei_coverage", "ei_adequacy", "ei_reliable",
       "ei_singletons", "ei_saturation", "ei_upper_bound", "ei_in_states", "ei_out_states",
@@ -45,7 +48,9 @@ def with_gap(found: Analysis) -> Analysis:
 class TestRecords:
     def test_the_columns(self, found: Analysis) -> None:
         parts = [re.sub("^ei", "ei_parts", name) for name in EI]
-        assert [list(record) for record in found.to_records()] == [[*LAYER, *EI, *parts]] * 2
+        assert [list(record) for record in found.to_records()] == [
+            [*LAYER, *EI, *parts, *ORIGIN]
+        ] * 2
 
     def test_the_values_are_the_measurements(self, found: Analysis) -> None:
         for record, row in zip(found.to_records(), found.rows, strict=True):

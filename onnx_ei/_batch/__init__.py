@@ -1,0 +1,1 @@
+"""Many models to one file: appended row by row, measured in processes of their own."""

@@ -1,0 +1,261 @@
+"""A batch: every layer of every model to a file, what is done already left alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, TypeAlias
+from urllib.parse import quote
+
+import numpy as np
+
+from onnx_ei._batch.appending import ResultsWriter
+from onnx_ei._batch.spreading import Pool, Task
+from onnx_ei._batch.supervising import Limits
+from onnx_ei._batch.work import Job, Listing, listed, measured
+from onnx_ei.errors import UnknownLayerError, closest
+from onnx_ei.resultfile import header_line, row_line
+from onnx_ei.results import Measurement
+from onnx_ei.rows import Row, model_row
+from onnx_ei.tabular import replaced
+
+__all__ = ["Plan", "Progress", "State", "model_files", "run", "survey"]
+
+Progress: TypeAlias = Callable[[Row, int, int], object]
+"""Called with each row as it is written, how many the file has, and how many there will be."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a batch is to do.
+
+    Attributes
+    ----------
+    jobs : tuple of Job
+        One a model.
+    output : Path
+        The results file.
+    parameters : dict
+        All that decides a value, in JSON's types.
+    resume : bool
+        Whether to go on with a file that is there.
+    matrices : Path or None
+        The folder for the pairwise matrices.
+    workers : int
+        Processes at once.
+    limits : Limits
+        What each may take.
+    """
+
+    jobs: tuple[Job, ...]
+    output: Path
+    parameters: Mapping[str, Any]
+    resume: bool = False
+    matrices: Path | None = None
+    workers: int = 1
+    limits: Limits = field(default_factory=Limits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class State:
+    """One layer before the batch begins.
+
+    Attributes
+    ----------
+    job : Job
+        Its model.
+    row : Row
+        As it is listed, or as it was measured before.
+    done : bool
+        Whether there is nothing to measure.
+    written : bool
+        Whether the file has it.
+    """
+
+    job: Job
+    row: Row
+    done: bool
+    written: bool
+
+
+def model_files(models: Iterable[str | os.PathLike[str]]) -> list[str]:
+    """Return the files that paths and folders name, each once.
+
+    Parameters
+    ----------
+    models : iterable of path
+        Files; folders stand for the .onnx files in them, at any depth, in the order of their names.
+
+    Raises
+    ------
+    TypeError
+        If one is no path.
+    ValueError
+        If a folder holds none, or there are no models.
+    """
+    found: dict[str, None] = {}
+    for model in models:
+        if not isinstance(model, str | os.PathLike):
+            raise TypeError(
+                f"a batch is of files, got {type(model).__name__}; save the model, or use analyze"
+            )
+        path = Path(model)
+        inside = sorted(str(file) for file in path.rglob("*.onnx")) if path.is_dir() else None
+        if inside == []:
+            raise ValueError(f"{path} holds no .onnx file")
+        found |= dict.fromkeys([str(model)] if inside is None else inside)
+    if not found:
+        raise ValueError("no models are named")
+    return list(found)
+
+
+def survey(plan: Plan) -> Iterator[State]:
+    """List what there is to do, and what is done, without measuring or writing anything.
+
+    Parameters
+    ----------
+    plan : Plan
+        The batch.
+
+    Yields
+    ------
+    State
+        One a layer, in order.
+
+    Raises
+    ------
+    ValueError, UnknownLayerError
+        As :func:`run`.
+    """
+    with _writer(plan) as writer, Pool(plan.limits, plan.workers) as pool:
+        yield from _states(plan, writer, pool)
+
+
+def run(plan: Plan, on_row: Progress | None = None) -> None:
+    """Measure what is not measured yet, each row on the disk before the next.
+
+    Parameters
+    ----------
+    plan : Plan
+        The batch.
+    on_row : callable, optional
+        Told of each row.
+
+    Raises
+    ------
+    ValueError
+        If the file cannot be written, or is not this run's.
+    UnknownLayerError
+        If a pattern matches no layer of any model.
+    OutputError
+        If the disk is full, or fails.
+    BackendError
+        If a process of the pool was killed.
+    """
+    with _writer(plan) as writer, Pool(plan.limits, plan.workers) as pool:
+        if plan.matrices is not None:
+            plan.matrices.mkdir(parents=True, exist_ok=True)
+        states = list(_states(plan, writer, pool))
+        count = sum(state.written for state in states)
+
+        def told(row: Row) -> None:
+            nonlocal count
+            count += 1
+            if on_row is not None:
+                on_row(row, count, len(states))
+
+        for state in states:
+            if state.done and not state.written:
+                writer.append(state.row)
+                told(state.row)
+        pending = [state for state in states if not state.done]
+        tasks: list[Task] = [(measured, (state.job, state.row.layer)) for state in pending]
+        for index, (outcome, answer) in pool.outcomes(tasks):
+            row = _row(pending[index], outcome, answer, plan.matrices)
+            writer.append(row)
+            told(row)
+
+
+def _writer(plan: Plan) -> ResultsWriter:
+    measures = plan.jobs[0].measures
+    return ResultsWriter(plan.output, header_line(measures, plan.parameters), plan.resume)
+
+
+def _states(plan: Plan, writer: ResultsWriter, pool: Pool) -> Iterator[State]:
+    tasks: list[Task] = [(listed, (job,)) for job in plan.jobs]
+    found = dict(pool.outcomes(tasks))
+    listings = [answer for outcome, answer in found.values() if outcome == "done"]
+    _check_patterns(plan, listings)
+    there: dict[str, list[Row]] = {}
+    for row in writer.rows:
+        there.setdefault(row_line(row, writer.header)["key"], []).append(row)
+    paths = {job.path for job in plan.jobs}
+    for index, job in enumerate(plan.jobs):
+        outcome, answer = found[index]
+        if outcome != "done":
+            row = model_row(job.path, str(answer), None if outcome == "failed" else outcome)
+            yield State(job=job, row=row, done=True, written=False)
+            continue
+        for row in answer.rows:
+            yield _state(job, row, there.get(row_line(row, writer.header)["key"], []), paths)
+
+
+def _state(job: Job, row: Row, same: list[Row], paths: set[str]) -> State:
+    """Find a layer among what was measured before: by content, not by the model's name."""
+    own = [known for known in same if known.model == job.path]
+    if own:
+        return State(job=job, row=own[-1], done=True, written=True)
+    if row.reason is not None:
+        return State(job=job, row=row, done=True, written=False)
+    if same:
+        # the same model under another name: a copy, or a file that was moved
+        moved = [known for known in same if known.model not in paths]
+        return State(
+            job=job,
+            row=moved[-1] if moved else replace(same[-1], model=job.path),
+            done=True,
+            written=bool(moved),
+        )
+    return State(job=job, row=row, done=False, written=False)
+
+
+def _check_patterns(plan: Plan, listings: list[Listing]) -> None:
+    patterns = (*(plan.jobs[0].layers or ()), *(plan.jobs[0].exclude or ()))
+    keys = dict.fromkeys(key for listing in listings for key in listing.keys)
+    for pattern in patterns if listings else ():
+        if not any(key == pattern or fnmatchcase(key, pattern) for key in keys):
+            raise UnknownLayerError(
+                f"no layer of any model matches {pattern!r}; {closest(pattern, keys)}"
+            )
+
+
+def _row(state: State, outcome: str, answer: Any, folder: Path | None) -> Row:
+    """Return what is to be written of a layer; its matrices are on the disk before it."""
+    if outcome != "done":
+        failure = None if outcome == "failed" else outcome
+        return replace(state.row, reason=str(answer), broken=True, failure=failure)
+    measured_now: tuple[Row, dict[str, Measurement]] = answer
+    row, matrices = measured_now
+    if folder is not None and matrices:
+        name = _save(folder, row, matrices)
+        return replace(row, provenance={**row.provenance, "matrices": name})
+    return row
+
+
+def _save(folder: Path, row: Row, matrices: Mapping[str, Measurement]) -> str:
+    """Write a layer's matrices and their errors as one .npz file; return its name."""
+    sha = str(row.provenance["model_sha256"])
+    # names of layers hold slashes; names of files end at 255 bytes
+    own = Path(
+        f"{Path(row.model).stem}-{sha[:8]}", f"{row.layer_id:04}-{quote(row.layer, '')[-200:]}.npz"
+    )
+    (folder / own.parent).mkdir(exist_ok=True)
+    arrays: dict[str, Any] = {}
+    for name, found in matrices.items():
+        arrays |= {name: np.asarray(found.value), f"{name}_stderr": np.asarray(found.stderr)}
+    with replaced(folder / own) as file:
+        np.savez(file, **arrays)
+    return own.as_posix()

@@ -1,0 +1,94 @@
+"""The process in which a model is measured: it may hang or die, and nothing else with it.
+
+Requests come on standard input and answers go to what standard output was, each a pickle with its
+length before it; whatever the libraries print goes to standard error.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import queue
+import struct
+import sys
+import threading
+from typing import IO, Any
+
+__all__ = ["main", "receive", "send"]
+
+_LENGTH = struct.Struct("<Q")
+
+
+def send(stream: IO[bytes], content: object) -> None:
+    """Write one message.
+
+    Parameters
+    ----------
+    stream : binary file
+        Where.
+    content : object
+        What; it is pickled.
+    """
+    data = pickle.dumps(content)
+    stream.write(_LENGTH.pack(len(data)))
+    stream.write(data)
+    stream.flush()
+
+
+def receive(stream: IO[bytes]) -> Any:
+    """Read one message.
+
+    Parameters
+    ----------
+    stream : binary file
+        Where.
+
+    Raises
+    ------
+    EOFError
+        If the other end is gone.
+    """
+    head = stream.read(_LENGTH.size)
+    if len(head) < _LENGTH.size:
+        raise EOFError
+    (length,) = _LENGTH.unpack(head)
+    data = stream.read(length)
+    if len(data) < length:
+        raise EOFError
+    return pickle.loads(data)
+
+
+def main() -> None:
+    """Answer requests until there are no more, or whoever sent them is gone."""
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    requests: queue.Queue[Any] = queue.Queue()
+    threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    while True:
+        function, arguments = requests.get()
+        send(answers, _answer(function, arguments))
+
+
+def _listen(requests: queue.Queue[Any]) -> None:
+    """Pass requests on; end the process, whatever it is at, when the other end is closed."""
+    try:
+        while True:
+            requests.put(receive(sys.stdin.buffer))
+    except EOFError:
+        os._exit(0)
+
+
+def _answer(function: Any, arguments: Any) -> tuple[str, Any]:
+    try:
+        return "done", function(*arguments)
+    except MemoryError as error:
+        return "memory", f"no memory left: {error}"
+    except Exception as error:  # a row says so, and the others are measured
+        from onnx_ei.errors import OnnxEiError
+
+        known = isinstance(error, OnnxEiError | ValueError | KeyError)
+        return "failed", str(error) if known else f"{type(error).__name__}: {error}"
+
+
+if __name__ == "__main__":
+    main()

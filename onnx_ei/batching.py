@@ -1,0 +1,196 @@
+"""Many models to one results file, which a crash does not harm."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from onnx_ei._batch.running import Plan, Progress, model_files, run
+from onnx_ei._batch.supervising import Limits
+from onnx_ei._batch.work import Job
+from onnx_ei._sampling.parameters import Parameters, whole
+from onnx_ei.analysis import DEFAULT_MEASURES
+from onnx_ei.analyzed import Analysis
+from onnx_ei.provenance import check_options, plain
+from onnx_ei.topology import topology_of
+
+if TYPE_CHECKING:
+    import networkx as nx
+
+__all__ = ["MATRICES", "batch", "plan_batch"]
+
+MATRICES = ("ei_parts_matrix", "sensitivity_matrix")
+"""What a folder of matrices holds."""
+
+Models = str | os.PathLike[str] | Iterable["str | os.PathLike[str]"]
+
+
+def batch(
+    models: Models,
+    output: str | os.PathLike[str],
+    measures: Sequence[str] = DEFAULT_MEASURES,
+    layers: str | Iterable[str] | None = None,
+    *,
+    exclude: str | Iterable[str] | None = None,
+    input: Any = None,
+    input_range: tuple[float, float] | None = None,
+    resume: bool = False,
+    jobs: int = 1,
+    timeout: float | None = None,
+    max_memory: int | None = None,
+    matrices: str | os.PathLike[str] | None = None,
+    on_row: Progress | None = None,
+    **options: Any,
+) -> Analysis:
+    """Measure every layer of many models, each row on the disk as soon as it is done.
+
+    Parameters
+    ----------
+    models : path, or iterable of path
+        Files; a folder stands for the .onnx files in it, at any depth.
+    output : path
+        The results file, of JSON lines. It is locked while it is written.
+    measures, layers, exclude, input, input_range
+        As for :func:`onnx_ei.analyze`. A pattern must match a layer of one of the models.
+    resume : bool
+        Whether to go on with a file that is there: what did not fail is not measured again.
+    jobs : int
+        Layers measured at once, each in a process with its share of the processors' threads. No
+        value depends on it.
+    timeout : float, optional
+        Seconds for a layer, the reading of its model included; a process that takes longer is
+        ended.
+    max_memory : int, optional
+        Bytes that a process may hold; one that holds more is ended. Linux only.
+    matrices : path, optional
+        A folder for the matrices of ``ei_parts`` and ``sensitivity``, an .npz file a layer.
+    on_row : callable, optional
+        Called with each row as it is written, how many the file has, and how many there will be.
+    **options
+        Keyword arguments of :func:`onnx_ei.measure`.
+
+    Returns
+    -------
+    Analysis
+        What the file holds.
+
+    Raises
+    ------
+    TypeError, ValueError, UnknownLayerError
+        If an argument makes no sense; the file cannot be written, is there and ``resume`` is False,
+        or holds another run.
+    OutputError
+        If the disk is full, or fails; the file resumes.
+    BackendError
+        If a process of the pool was killed.
+
+    Notes
+    -----
+    A row is known by the model's content, the layer, the measures, all parameters, the seed and the
+    version of the definitions: a file that was renamed or copied is not measured again. Models run
+    in processes of their own, so one that hangs or dies costs its own row alone. The processes of
+    ``jobs`` > 1 stay ready for another call, for some minutes.
+
+    Examples
+    --------
+    >>> import tempfile, onnx, onnx.parser
+    >>> model = onnx.parser.parse_model(
+    ...     '<ir_version: 10, opset_import: ["" : 20]> g (float[N,2] x) => (float[N,2] y) '
+    ...     "<float[2,2] fc = {1,0,0,1}> { y = MatMul(x, fc) }"
+    ... )
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> onnx.save(model, folder / "a.onnx")
+    >>> unit = dict(in_range=(0, 1), out_range=(0, 1), in_bins=4, out_bins=4)
+    >>> found = batch(folder, folder / "results.jsonl", ["ei"], samples=20_000, **unit)
+    >>> [(row.layer, row.status, round(row.measurements["ei"].value, 1)) for row in found.rows]
+    [('fc', 'measured', 4.0)]
+    """
+    plan = plan_batch(
+        models,
+        output,
+        measures,
+        layers,
+        exclude=exclude,
+        opener=partial(topology_of, input=input),
+        identity={"input": plain(input)},
+        input_range=input_range,
+        resume=resume,
+        jobs=jobs,
+        timeout=timeout,
+        max_memory=max_memory,
+        matrices=matrices,
+        options=options,
+    )
+    run(plan, on_row)
+    return Analysis.load(plan.output)
+
+
+def plan_batch(
+    models: Models,
+    output: str | os.PathLike[str],
+    measures: Sequence[str],
+    layers: str | Iterable[str] | None,
+    *,
+    exclude: str | Iterable[str] | None,
+    opener: partial[nx.DiGraph[Any]],
+    identity: Mapping[str, Any],
+    input_range: tuple[float, float] | None,
+    resume: bool,
+    jobs: int,
+    timeout: float | None,
+    max_memory: int | None,
+    matrices: str | os.PathLike[str] | None,
+    options: Mapping[str, Any],
+) -> Plan:
+    """Check everything that can be checked before a model is read.
+
+    Parameters
+    ----------
+    models, output, measures, layers, exclude, input_range, resume, jobs, timeout, max_memory
+        As for :func:`batch`; so are ``matrices`` and ``options``.
+    opener : functools.partial
+        Makes a topology of a path; picklable.
+    identity : mapping
+        What else decides the values, in JSON's types: what the opener was given.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If an argument makes no sense.
+    """
+    names = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
+    beside = () if matrices is None else MATRICES
+    Parameters(in_range=input_range)
+    parameters = check_options("batch", (*names, *beside), options)
+    parameters |= {"input_range": plain(input_range), "matrices": list(beside), **identity}
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
+    one = isinstance(models, str | os.PathLike)
+    common: dict[str, Any] = {
+        "opener": opener,
+        "measures": names,
+        "matrices": beside,
+        "layers": _patterns(layers),
+        "exclude": _patterns(exclude),
+        "input_range": input_range,
+        "options": dict(options),
+    }
+    return Plan(
+        jobs=tuple(Job(path=path, **common) for path in model_files([models] if one else models)),  # type: ignore[list-item,arg-type]
+        output=Path(output),
+        parameters=parameters,
+        resume=resume,
+        matrices=None if matrices is None else Path(matrices),
+        workers=whole("jobs", jobs, 1),
+        limits=Limits(
+            seconds=timeout,
+            memory=None if max_memory is None else whole("max_memory", max_memory, 1),
+        ),
+    )
+
+
+def _patterns(given: str | Iterable[str] | None) -> tuple[str, ...] | None:
+    return None if given is None else (given,) if isinstance(given, str) else tuple(given)
