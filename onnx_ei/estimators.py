@@ -171,14 +171,14 @@ def information_of_counts(
     - :math:`D = E[J_{N/2}] - J`: what half of the sample would say more, in closed form from the
       counts (each sample kept with probability 1/2). Coverage :math:`C = 1 - f_1 / N` [1]_ is known
       of both, and it is the scale to extrapolate on [2]_: the bias falls as
-      :math:`(1 - C)^{9/8}`, and so :math:`r = 1 / ((1 + 1 / q)^{9/8} - 1)`, with
+      :math:`(1 - C)^{17/16}`, and so :math:`r = 1 / ((1 + 1 / q)^{17/16} - 1)`, with
       :math:`q = f_1 t / (t + 1)^2`, :math:`t = \sum_{n \ge 2} n 2^{1-n} f_n`, for what the sample
       has not covered over what its second half covered; :math:`f_n` states were seen n times.
       Where D < 0, information still rises, and r is at most 1.
     - :math:`B`: the bias of the two terms before it if the ends were independent, from the margins
       and Poisson counts; :math:`w = (1 - \sum (p_{xy} - p_x p_y)^2 / \sum p_{xy}^2)^4`, without
       bias: 1 for independent ends. The fourth power was chosen by
-      experiment, as was 9/8.
+      experiment, as was 17/16.
 
     Its standard error is that of the mean of the leave-one-out influences, less the share
     :math:`w` of what the noise of the counts adds to it, and more the variance of second order,

@@ -141,7 +141,7 @@ def extrapolate(totals: Array) -> None:
     totals[8] = 0
     if once and thin:
         halved = 1 + (thin + 1) ** 2 / (once * thin)
-        totals[8] = 1 / (halved**1.125 - 1)
+        totals[8] = 1 / (halved**1.0625 - 1)
     if tail < 0:
         totals[8] = min(1, totals[8])
 

@@ -396,7 +396,7 @@ class TestCoverageJackknife:
         seen = [np.count_nonzero(counts == k) for k in range(20)]
         t = sum(k * 2.0 ** (1 - k) * seen[k] for k in range(2, 20))
         d = _sum(TAIL, count_table("coverage-jackknife", int(n)), counts[x, y], margins) / n
-        r = 1 / ((1 + (t + 1) ** 2 / (t * seen[1])) ** (9 / 8) - 1)
+        r = 1 / ((1 + (t + 1) ** 2 / (t * seen[1])) ** (17 / 16) - 1)
         b = null_moments(*margins)[:2] @ [1, -(r if d > 0 else min(r, 1))] / n
         w = _alike(counts[x, y], ends, margins) ** 4
         expected = information_of_counts(counts, "jackknife")[0] - r * d - w * b

@@ -64,7 +64,7 @@ def test_the_whole_experiment_is_there(results: Recording, final: Recording) -> 
             assert steps.tolist() == list(range(0, 4001, 50))
             assert final.series("ei", layer, run=run)[0].tolist() == [4000]
     assert not results.incomplete
-    assert sum((FOLDER / f"{name}.jsonl").stat().st_size for name in ("results", "final")) < 400_000
+    assert sum((FOLDER / f"{name}.jsonl").stat().st_size for name in ("results", "final")) < 600_000
 
 
 def test_rows_add_up(results: Recording) -> None:
@@ -100,12 +100,14 @@ class TestItEndsWhereThePaperDoes:
         assert np.all(last - first > 1)
 
 
-def test_the_bias_of_the_results_is_what_the_readme_says(
+def test_the_results_are_as_far_off_as_the_readme_says(
     results: Recording, final: Recording
 ) -> None:
-    for layer, low, high in (("hidden1", 0, 0.06), ("hidden2", 0.2, 0.4), ("output", 0.1, 0.3)):
-        bias = ends(results, "ei", layer) - ends(final, "ei", layer)
-        assert np.all((low < bias) & (bias < high))
+    for layer, most in (("hidden1", 0.02), ("hidden2", 0.3), ("output", 0.2)):
+        away = ends(results, "ei", layer) - ends(final, "ei", layer)
+        assert np.all(np.abs(away) < most)
+        errors = [results.series("ei", layer, run=run)[2][-1] for run in RUNS]
+        assert np.all(np.abs(away) < 3 * np.array(errors))
     coverage: list[Any] = [row.points["ei"].coverage for row in final.rows]
     assert min(coverage) > 0.98
     for measure in ("ei_parts", "sensitivity"):
@@ -119,8 +121,7 @@ def test_a_short_run_of_the_same_code(experiment: Any, tmp_path: Path, results: 
     along = read_records(tmp_path / "results.jsonl")
     last = read_records(tmp_path / "final.jsonl")
     assert along.layers == LAYERS
-    # the committed file was written before there was a tolerance
-    assert along.parameters == {**results.parameters, "samples": 5000, "tolerance": 1e-6}
+    assert along.parameters == {**results.parameters, "samples": 5000}
     for layer in LAYERS:
         steps, values, _ = along.series("ei_parts", layer, run=0)
         assert steps.tolist() == [0, 20, 40]

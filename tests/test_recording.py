@@ -48,7 +48,7 @@ class TestWhatIsWritten:
         assert header["measures"] == ["ei", "phi"]
         assert header["parameters"]["samples"] == 2000
         assert header["parameters"]["seed"] == 0
-        assert header["parameters"]["estimator"] == "jackknife"
+        assert header["parameters"]["estimator"] == "coverage-jackknife"
         assert "onnx_ei" in header["versions"]
         assert [row["layer"] for row in rows] == ["fc1", "fc2"]
         labels = {"run": 0, "loss": 0.5, "note": "a", "best": True, "lr": None}
@@ -246,7 +246,7 @@ class TestGoingOn:
         [
             ({"in_bins": 8}, "in_bins=4, not 8"),
             ({"seed": 1}, "seed=0, not 1"),
-            ({"estimator": "plugin"}, "estimator='jackknife', not 'plugin'"),
+            ({"estimator": "plugin"}, "estimator='coverage-jackknife', not 'plugin'"),
             ({"layers": "fc1"}, r"layers=\['fc1', 'fc2'\], not \['fc1'\]"),
             ({"measures": ("ei",)}, r"measures=\['ei', 'phi'\], not \['ei'\]"),
             ({"input_range": (0, 1)}, r"input_range=None, not \[0, 1\]"),
