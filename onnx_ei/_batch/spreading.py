@@ -79,7 +79,10 @@ class Pool:
 def _spread(
     tasks: Sequence[Task], limits: Limits, jobs: int
 ) -> Iterator[tuple[int, tuple[str, Any]]]:
+    from multiprocessing import resource_tracker
+
     from joblib import Parallel, delayed
+    from joblib.externals.loky.backend.resource_tracker import ensure_running
     from joblib.externals.loky.process_executor import TerminatedWorkerError
 
     parallel = Parallel(
@@ -90,11 +93,16 @@ def _spread(
         pre_dispatch=2 * jobs,
         max_nbytes=None,
     )
-    with _deaf():
-        found = parallel(
-            delayed(_asked)(index, task, limits, os.getpid()) for index, task in enumerate(tasks)
-        )
+    # Both beforehand: they start deaf by themselves, and then let SIGINT through again.
+    resource_tracker.ensure_running()
+    ensure_running()
+    found: Any = None
     try:
+        with _deaf():
+            found = parallel(
+                delayed(_asked)(index, task, limits, os.getpid())
+                for index, task in enumerate(tasks)
+            )
         yield from found
     except TerminatedWorkerError as error:
         raise BackendError(
@@ -102,29 +110,34 @@ def _spread(
             "jobs (--jobs)"
         ) from error
     finally:
-        found.close()
+        if found is not None:
+            found.close()
 
 
 @contextmanager
 def _deaf() -> Iterator[None]:
     """Start processes that Ctrl-C does not reach, though it is meant for the whole group.
 
-    What it ends is for the first process to decide. A signal that is ignored stays ignored in the
-    processes that are started meanwhile, from their first moment on; blocked as well, it comes here
-    afterwards.
+    What it ends is for the first process to decide, and here it waits until they are started. A
+    signal that is blocked stays blocked in the processes that are started meanwhile, from their
+    first moment on. Ignoring it here as well would lose it: a thread that does not block it, as
+    onnxruntime has them, would be given it and drop it.
     """
-    if threading.current_thread() is not threading.main_thread():  # no signals come here
+    masks = hasattr(signal, "pthread_sigmask")
+    main = threading.current_thread() is threading.main_thread()  # no signals come to others
+    if not main or not masks or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         yield
         return
-    masks = hasattr(signal, "pthread_sigmask")
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if masks else set()
-    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    heard: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         signal.signal(signal.SIGINT, handler)
-        if masks:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+    if heard:
+        raise KeyboardInterrupt
 
 
 def _asked(index: int, task: Task, limits: Limits, owner: int) -> tuple[int, tuple[str, Any]]:
