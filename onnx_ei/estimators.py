@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_ei._estimators import histograms
-from onnx_ei._estimators.poisson import null_table
+from onnx_ei._estimators.poisson import null_lines
 from onnx_ei._estimators.tables import COVERAGE, ESTIMATORS, PHI, count_table, kind
 
 __all__ = [
@@ -32,12 +32,12 @@ __all__ = [
 
 Float = NDArray[np.float64]
 Rule = tuple[Float, Float, int]
-"""What the kernels know of an estimator: its tables, the null's table, and its kind."""
+"""What the kernels know of an estimator: its tables, the null's lines, and its kind."""
 
 DEFAULT_ESTIMATOR = "coverage-jackknife"
 """The estimator used unless another is named."""
 
-_NO_NULL = np.empty((0, 8))
+_NO_NULL = np.empty((0, 16))
 # Read-only like the table itself: to numba it is another type otherwise, and compiled twice.
 _NO_NULL.setflags(write=False)
 
@@ -117,7 +117,7 @@ def estimator_rule(name: str, n: int) -> Rule:
     Returns
     -------
     tuple of (ndarray of float64, ndarray of float64, int)
-        The tables of counts up to ``n``, shape (n + 1, 6), the null's table, shape (rows, 8) (no
+        The tables of counts up to ``n``, shape (n + 1, 6), the null's lines, shape (rows, 16) (no
         rows where the estimator has no use for it), and the kind.
 
     Raises
@@ -129,10 +129,10 @@ def estimator_rule(name: str, n: int) -> Rule:
     --------
     >>> tables, null, kind = estimator_rule("plugin", 4)
     >>> tables.shape, null.shape
-    ((5, 6), (0, 8))
+    ((5, 6), (0, 16))
     """
     tables, which = count_table(name, n), kind(name)
-    return tables, null_table() if which == COVERAGE else _NO_NULL, which
+    return tables, null_lines() if which == COVERAGE else _NO_NULL, which
 
 
 def information_of_counts(

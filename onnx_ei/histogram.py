@@ -8,10 +8,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_ei._kernels.pairwise import _count_pair
-from onnx_ei._kernels.vector import _count_states, _gather_states, _pack_keys, _partition_keys
+from onnx_ei._kernels.vector import (
+    _count_many_states,
+    _count_states,
+    _gather_states,
+    _pack_keys,
+    _partition_keys,
+)
 
-__all__ = ["Keys", "joint_counts", "pack_keys", "state_ids"]
+__all__ = ["MANY_SAMPLES", "Keys", "joint_counts", "pack_keys", "state_ids"]
 
+MANY_SAMPLES = 1 << 20
+"""Samples from which states are counted by numba's threads, and not where they are asked for."""
 _PARTITIONS = 256
 
 
@@ -133,7 +141,7 @@ def pack_keys(
 
 def state_ids(
     hi: NDArray[np.uint64], lo: NDArray[np.uint64], kept: NDArray[np.bool_]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Give every distinct key a number, and count the samples of each.
 
     Parameters
@@ -145,7 +153,7 @@ def state_ids(
 
     Returns
     -------
-    ids : ndarray of int64, shape (n_samples,)
+    ids : ndarray of int32, shape (n_samples,)
         The state of each sample, from 0; -1 where it is not kept.
     counts : ndarray of int64, shape (n_states,)
         Samples in each state, at least 1; they sum to the number kept.
@@ -158,8 +166,9 @@ def state_ids(
     Notes
     -----
     Keys are split by a hash into a fixed number of partitions, each counted in a hash table of its
-    own; so the numbering depends on the samples alone, not on the number of threads. Uses numba's
-    threads: call it from one thread at a time.
+    own; so the numbering depends on the samples alone, not on the number of threads. Runs on the
+    calling thread without the interpreter's lock; for ``MANY_SAMPLES`` and more on numba's threads:
+    then call it from one thread at a time.
 
     Examples
     --------
@@ -175,14 +184,18 @@ def state_ids(
             f"got {hi.shape}, {lo.shape} and {kept.shape}"
         )
     n_kept = int(np.count_nonzero(kept))
-    order, local, sparse = np.empty((3, n_kept), np.int64)
+    order, local = np.empty((2, n_kept), np.int32)
+    # Vectors that fit one word leave the other 0.
+    keys = np.empty((2 if hi.any() else 1, n_kept), np.uint64)
+    sparse = np.empty(n_kept, np.int64)
     starts = np.empty(_PARTITIONS + 1, np.int64)
     n_states = np.empty(_PARTITIONS, np.int64)
     with np.errstate(over="ignore"):
-        _partition_keys(hi, lo, kept, order, starts)
-        _count_states(hi, lo, order, starts, local, sparse, n_states)
+        _partition_keys(hi, lo, kept, order, starts, keys)
+        count = _count_many_states if n_kept >= MANY_SAMPLES else _count_states
+        count(keys, starts, local, sparse, n_states)
     offsets = np.concatenate(([0], np.cumsum(n_states)))
-    ids = np.full(lo.size, -1, np.int64)
+    ids = np.full(lo.size, -1, np.int32)
     counts = np.empty(offsets[-1], np.int64)
     _gather_states(order, starts, local, sparse, offsets, ids, counts)
     return ids, counts

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from onnx_ei._estimators.histograms import information
 from onnx_ei._kernels.pairwise import _pairwise
+from onnx_ei._kernels.vector import _find_ends, _pair_keys
 from onnx_ei.estimators import (
     DEFAULT_ESTIMATOR,
     ESTIMATORS,
@@ -338,7 +339,7 @@ def vector_information(
     -----
     Below a coverage of about 0.95 estimates are biased, most of them upwards: with every joint
     state seen once, no estimator can tell log2(n) from the truth. The result does not depend on
-    the number of threads. Uses numba's threads: call it from one thread at a time.
+    the number of threads. Which those are is said at ``state_ids``.
 
     Examples
     --------
@@ -351,15 +352,14 @@ def vector_information(
     n = kept.size
     x, in_counts = state_ids(*in_keys, kept)
     y, out_counts = state_ids(*out_keys, kept)
-    pair = x.astype(np.uint64) << np.uint64(32) | y.astype(np.uint64)
+    pair = np.empty(n, np.uint64)
+    _pair_keys(x, y, pair)
     joint, counts = state_ids(np.zeros_like(pair), pair, kept)
     n_kept = int(counts.sum())
     singletons = int(np.count_nonzero(counts == 1))
-    # The state of either end that each joint state belongs to: any of its samples says.
-    ends = np.zeros((2, counts.size), np.int64)
-    ends[:, joint[kept]] = x[kept], y[kept]
     margins = (in_counts, out_counts)
-    at = (in_counts[ends[0]], out_counts[ends[1]])
+    at = (np.empty_like(counts), np.empty_like(counts))
+    _find_ends(joint, (x, y), margins, *at)
     found = information(estimator, counts, at, margins)
     first = joint[:INFLUENCES]
     scale = n / n_kept if n_kept else 0.0

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["CHUNK", "uniform_chunk", "uniform_rows"]
+from onnx_ei._kernels.noise import _draw_chunks
+
+__all__ = ["CHUNK", "uniform_chunk", "uniform_chunks", "uniform_rows"]
 
 CHUNK = 1024
 """Samples in a chunk. Fixed for ever: it is part of the definition of a result."""
@@ -61,8 +64,9 @@ def uniform_chunk(
     -----
     The values are :math:`l + (u - l)\,k / 2^{24}` for uniform integers
     :math:`0 \le k < 2^{24}`, computed in float32 and clipped to the outermost float32 values
-    inside the range, so that no rounding leaves it. The bits come from NumPy's SFC64, seeded by
-    ``SeedSequence((seed, chunk, stream))``.
+    inside the range, so that no rounding leaves it. The bits come from SFC64, seeded by NumPy with
+    ``SeedSequence((seed, chunk, stream))``: k is the upper 24 bits of each half of its words, as
+    in NumPy's ``Generator.random(dtype=float32)``.
 
     A column's noise depends on ``n_units`` too: a chunk is one draw of the whole matrix.
 
@@ -74,7 +78,8 @@ def uniform_chunk(
     >>> bool((abs(x) <= 1).all())
     True
     """
-    return next(uniform_rows(seed, chunk, n_units, lower, upper, stream=stream, rows=CHUNK))
+    chunk = _integer("chunk", chunk, 0)
+    return uniform_chunks(seed, range(chunk, chunk + 1), n_units, lower, upper, stream=stream)
 
 
 def uniform_rows(
@@ -114,25 +119,88 @@ def uniform_rows(
     >>> bool((np.concatenate(parts) == uniform_chunk(0, 3, 2, -1.0, 1.0)).all())
     True
     """
-    seed = _integer("seed", seed, 0)
-    chunk = _integer("chunk", chunk, 0)
-    n_units = _integer("n_units", n_units, 1)
-    stream = _integer("stream", stream, 0)
-    rows = _integer("rows", rows, 1)
-    low, high = _inward_float32(lower, upper)
-    bits = np.random.SFC64(np.random.SeedSequence((seed, chunk, stream)))
-    return _drawn(np.random.Generator(bits), (rows, n_units), low, high)
+    plan = _plan(seed, n_units, lower, upper, stream)
+    return _drawn(_integer("chunk", chunk, 0), _integer("rows", rows, 1), plan)
 
 
-def _drawn(
-    generator: np.random.Generator, shape: tuple[int, int], low: np.float32, high: np.float32
-) -> Iterator[NDArray[np.float32]]:
-    rows, n_units = shape
+def uniform_chunks(
+    seed: int,
+    chunks: range,
+    n_units: int,
+    lower: float,
+    upper: float,
+    *,
+    stream: int = 0,
+) -> NDArray[np.float32]:
+    """Draw several chunks as ``uniform_chunk`` does, one after the other in one array.
+
+    Parameters
+    ----------
+    seed, n_units, lower, upper, stream
+        As in :func:`uniform_chunk`.
+    chunks : range
+        Their indices, at least 0.
+
+    Returns
+    -------
+    ndarray of float32, shape (CHUNK * len(chunks), n_units)
+
+    Raises
+    ------
+    TypeError, ValueError
+        As in :func:`uniform_chunk`.
+
+    Examples
+    --------
+    >>> both = uniform_chunks(0, range(3, 5), 2, -1.0, 1.0)
+    >>> bool((both[CHUNK:] == uniform_chunk(0, 4, 2, -1.0, 1.0)).all())
+    True
+    """
+    plan = _plan(seed, n_units, lower, upper, stream)
+    noise = np.empty((len(chunks), CHUNK * plan.n_units), np.float32)
+    plan.draw(plan.states(chunks), noise)
+    return noise.reshape(-1, plan.n_units)
+
+
+class _Plan(NamedTuple):
+    """What all chunks of a run have in common, checked."""
+
+    seed: int
+    stream: int
+    n_units: int
+    low: np.float32
+    high: np.float32
+
+    def states(self, chunks: range) -> NDArray[np.uint64]:
+        """Return the SFC64 of each chunk before its first word, as the kernel wants it."""
+        states = np.zeros((len(chunks), 6), np.uint64)
+        for state, chunk in zip(states, chunks, strict=True):
+            bits = np.random.SFC64(np.random.SeedSequence((self.seed, chunk, self.stream)))
+            state[:4] = bits.state["state"]["state"]
+        return states
+
+    def draw(self, states: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
+        """Fill a row for each state with what comes next."""
+        # Words overflow on purpose; only NumPy's own scalars, with the JIT off, would say so.
+        with np.errstate(over="ignore"):
+            _draw_chunks(states, self.low, self.high, out)
+
+
+def _plan(seed: int, n_units: int, lower: float, upper: float, stream: int) -> _Plan:
+    return _Plan(
+        _integer("seed", seed, 0),
+        _integer("stream", stream, 0),
+        _integer("n_units", n_units, 1),
+        *_inward_float32(lower, upper),
+    )
+
+
+def _drawn(chunk: int, rows: int, plan: _Plan) -> Iterator[NDArray[np.float32]]:
+    states = plan.states(range(chunk, chunk + 1))
     for first in range(0, CHUNK, rows):
-        noise = generator.random((min(rows, CHUNK - first), n_units), dtype=np.float32)
-        noise *= high - low
-        noise += low
-        yield np.clip(noise, low, high, out=noise)
+        noise = np.empty((1, min(rows, CHUNK - first) * plan.n_units), np.float32)
+        plan.draw(states, noise)
+        yield noise.reshape(-1, plan.n_units)
 
 
 def _integer(name: str, value: int, minimum: int) -> int:

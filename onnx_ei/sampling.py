@@ -8,6 +8,7 @@ threads. Neither the threads, nor the memory limit, nor how far a stage reaches 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,7 +26,7 @@ from onnx_ei._sampling.source import (
 )
 from onnx_ei._sampling.vectors import UnitCounts, Vector
 from onnx_ei.binning import Binning
-from onnx_ei.histogram import Keys, pack_keys
+from onnx_ei.histogram import MANY_SAMPLES, Keys, pack_keys
 from onnx_ei.information import (
     Influence,
     PairwiseInformation,
@@ -174,17 +175,24 @@ class JointSampler:
         """Return the information between each group's vectors, in the order of the groups."""
         if not self._groups:
             return []
-        estimator = self._source.parameters.estimator
         if self._keys is not None:
-            return [keys.vector(estimator) for keys in self._keys]
+            return self._informed(self._keys)
         at_once = max(1, self._source.parameters.memory // (KEY_BYTES * self._n))
         found: list[Vector] = []
         self._progress.plan(self._n * -(-len(self._groups) // at_once))
         for first in range(0, len(self._groups), at_once):
             batch = self._new_keys(self._groups[first : first + at_once])
             self._fill(0, batch, ALL, ALL)
-            found += [keys.vector(estimator) for keys in batch]
+            found += self._informed(batch)
         return found
+
+    def _informed(self, groups: Sequence[_Keys]) -> list[Vector]:
+        """Return the information of some groups, at once where each does not use every thread."""
+        estimator = self._source.parameters.estimator
+        if len(groups) == 1 or self._n >= MANY_SAMPLES:
+            return [keys.vector(estimator) for keys in groups]
+        with ThreadPoolExecutor(self._source.workers) as pool:
+            return list(pool.map(lambda keys: keys.vector(estimator), groups))
 
     def pairwise(self) -> PairwiseInformation:
         """Return the information of every pair of an input and an output unit."""
@@ -247,12 +255,12 @@ class JointSampler:
         in_bins = part(self._in, inputs)
         out_bins = None if outputs is None else part(self._out_binning(), outputs)
 
-        def visit(chunk: int, rows: int) -> None:
-            first = chunk * CHUNK
+        def visit(chunks: range, rows: int) -> None:
+            first = chunks.start * CHUNK
             # A chunk that a stage cut is run again from its first row, so that a sample always
             # has the same place in the runtime's batch.
             fresh = max(0, start - first)
-            noise = self._source.noise(chunk)[:rows]
+            noise = self._source.noise(chunks)[:rows]
             x = binned(noise[fresh:, inputs], in_bins)
             y = np.empty((0, rows - fresh), np.uint8)
             if outputs is not None and out_bins is not None:
@@ -260,7 +268,7 @@ class JointSampler:
             for store in stores:
                 store.put(slice(first + fresh, first + rows), x, y)
 
-        self._source.each_chunk(start, self._n, visit, self._progress)
+        self._source.each_block(start, self._n, visit, self._progress)
 
     def _out_binning(self) -> Binning:
         """Return the output bins, decided once; dynamic ones from the first stage's samples."""
@@ -275,18 +283,19 @@ class JointSampler:
 
     def _extremes(self) -> tuple[FloatArray, FloatArray]:
         """Return each output's least and greatest finite value."""
-        n_chunks = -(-self._n // CHUNK)
         self._progress.plan(self._n)
-        low = np.empty((n_chunks, self._source.n_outputs))
-        high = np.empty_like(low)
+        n_chunks = -(-self._n // CHUNK)
+        low = np.full((n_chunks, self._source.n_outputs), np.inf)
+        high = -low
 
-        def visit(chunk: int, rows: int) -> None:
-            y = self._source.run(self._source.noise(chunk)[:rows]).astype(np.float64)
+        def visit(chunks: range, rows: int) -> None:
+            y = self._source.run(self._source.noise(chunks)[:rows]).astype(np.float64)
             finite = np.isfinite(y)
-            low[chunk] = np.min(y, axis=0, where=finite, initial=np.inf)
-            high[chunk] = np.max(y, axis=0, where=finite, initial=-np.inf)
+            at = chunks.start
+            low[at] = np.min(y, axis=0, where=finite, initial=np.inf)
+            high[at] = np.max(y, axis=0, where=finite, initial=-np.inf)
 
-        self._source.each_chunk(0, self._n, visit, self._progress)
+        self._source.each_block(0, self._n, visit, self._progress)
         lower, upper = low.min(axis=0), high.max(axis=0)
         # A unit that is never finite gets any range: its samples are dropped, and reported.
         never = lower > upper

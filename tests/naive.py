@@ -33,9 +33,77 @@ def bin_values(
                 out[u, s] = min(math.floor((value - low) * bins / (high - low)), bins - 1)
 
 
+def take_column(flat: Array, first: int, step: int, column: Array) -> None:
+    column[:] = [flat[first + i * step] for i in range(column.size)]
+
+
+def widen_ends(column: Array, low: float, high: float, slack: float) -> None:
+    for i, value in enumerate(column.tolist()):
+        if high < value <= high + slack:
+            column[i] = high
+        if low - slack <= value < low:
+            column[i] = low
+
+
+def column_codes(column: Array, low: float, high: float, bins: float, codes: Array) -> None:
+    found, ends = np.empty((1, column.size), int), np.array([[low], [high]])
+    bin_values(column[:, None], *ends, np.array([bins], int), found, np.zeros(1, int))
+    codes[:] = found[0]
+
+
+def store_codes(codes: Array, n_bins: int, line: Array, dropped: Array) -> None:
+    line[:] = codes
+    dropped[0] += codes.tolist().count(n_bins)
+
+
+def draw_words(state: Array, words: Array) -> None:
+    bits = np.random.SFC64(0)
+    known = bits.state
+    bits.state = known | {"state": {"state": state[:4].copy()}}
+    words[:] = bits.random_raw(words.size)
+    state[:4] = bits.state["state"]["state"]
+
+
+def scale_halves(halves: Array, low: float, high: float, out: Array) -> None:
+    share = (halves[: out.size] >> 8).astype(np.float32) * np.float32(2.0**-24)
+    out[:] = np.clip(share * np.float32(high - low) + np.float32(low), low, high)
+
+
+def draw_uniform(state: Array, low: float, high: float, out: Array) -> None:
+    """Draw as NumPy does, which keeps half a word too."""
+    bits = np.random.SFC64(0)
+    bits.state = bits.state | {
+        "state": {"state": state[:4].copy()}, "has_uint32": int(state[4]), "uinteger": int(state[5])
+    }  # fmt: skip
+    share = np.random.Generator(bits).random(out.size, dtype=np.float32)
+    out[:] = np.clip(share * np.float32(high - low) + np.float32(low), low, high)
+    state[:4] = bits.state["state"]["state"]
+    state[4] = bits.state["has_uint32"]
+    if state[4]:
+        state[5] = bits.state["uinteger"]
+
+
+def draw_chunks(states: Array, low: float, high: float, out: Array) -> None:
+    for state, row in zip(states, out, strict=True):
+        draw_uniform(state, low, high, row)
+
+
 def count_pair(x: Array, rows: Array, slab: Array) -> None:
     for cell, count in Counter((rows.astype(int) + x.astype(int)).tolist()).items():
         slab[cell] += count
+
+
+def join_codes(codes: Array, step: int, twos: Array) -> None:
+    codes = codes.tolist()
+    twos[:] = [a * step + b for a, b in zip(codes[::2], codes[1::2], strict=False)]
+
+
+def count_twos(x: Array, rows: Array, step: int, square: Array, slab: Array) -> None:
+    cells = (rows.astype(int) + x.astype(int)).tolist()
+    square[:] = np.bincount(cells, minlength=square.size)
+    for cell in cells:
+        slab[cell // step] += 1
+        slab[cell % step] += 1
 
 
 def sum_cells(slab: Array, tables: Array, n_x: Array, n_y: Array, sums: Array) -> None:
@@ -81,10 +149,13 @@ def weigh_cells(
         )
 
 
-def look_up(place: float, weight: float, null: Array, moments: Array) -> None:
-    at = min(max((place + 40) * 16, 0), len(null) - 1.001)
-    low, share = math.floor(at), at - math.floor(at)
-    moments += weight * ((1 - share) * null[low] + share * null[low + 1])
+def look_up(
+    places: Array, weight: float, null: Array, rows: Array, shares: Array, moments: Array
+) -> None:
+    for i, place in enumerate(places.tolist()):
+        at = min(max((place + 40) * 16, 0), len(null) - 0.001)
+        rows[i], shares[i] = math.floor(at), at - math.floor(at)
+        moments += weight * (null[rows[i], :8] + shares[i] * null[rows[i], 8:])
 
 
 def sum_null(n_x: Array, n_y: Array, tables: Array, null: Array, moments: Array) -> None:
@@ -92,7 +163,7 @@ def sum_null(n_x: Array, n_y: Array, tables: Array, null: Array, moments: Array)
     moments[:] = 0
     cells = [(a * b / sum(x), 1) for a, b in itertools.product(x, y)]
     for mean, sign in [*cells, *((n, -1) for n in x + y), (sum(x), 1)]:
-        look_up(math.log2(mean), sign, null, moments)
+        look_up(np.array([math.log2(mean)]), sign, null, np.empty(1, int), np.empty(1), moments)
 
 
 def unseen_nats(cells: Array, n: float, out: Array) -> None:
@@ -296,49 +367,46 @@ def pack_keys(
         hi[s], lo[s] = high, low
 
 
-def partition_keys(hi: Array, lo: Array, kept: Array, order: Array, starts: Array) -> None:
+def partition_keys(
+    hi: Array, lo: Array, kept: Array, order: Array, starts: Array, keys: Array
+) -> None:
     members: list[list[int]] = [[] for _ in starts[1:]]
-    for s, (high, low) in enumerate(zip(hi.tolist(), lo.tolist(), strict=True)):
+    words = list(zip(lo.tolist(), hi.tolist(), strict=True))
+    for s, (low, high) in enumerate(words):
         if kept[s]:
-            mixed = ((high * S1 % WORD) ^ (low * M1 % WORD)) * M2 % WORD
+            mixed = ((high * len(keys) // 2 * S1 % WORD) ^ (low * M1 % WORD)) * M2 % WORD
             members[(mixed >> 48) % len(members)].append(s)
     starts[0] = 0
     for p, samples in enumerate(members):
         starts[p + 1] = starts[p] + len(samples)
         order[starts[p] : starts[p + 1]] = samples
-
-
-def number_states(
-    hi: Array, lo: Array, order: Array, slots: Array, local: Array, first: Array, counts: Array
-) -> None:
-    states: dict[tuple[int, int], int] = {}
     for i, s in enumerate(order.tolist()):
-        key = (int(hi[s]), int(lo[s]))
+        keys[:, i] = words[s][: len(keys)]
+
+
+def number_states(keys: Array, slots: Array, local: Array, first: Array, counts: Array) -> None:
+    states: dict[tuple[int, ...], int] = {}
+    for i, key in enumerate(map(tuple, keys.T.tolist())):
         if key not in states:
             states[key] = len(states)
-            first[states[key]] = s
+            first[states[key]] = i
             counts[states[key]] = 0
         local[i] = states[key]
         counts[states[key]] += 1
 
 
-def count_states(
-    hi: Array,
-    lo: Array,
-    order: Array,
-    starts: Array,
-    local: Array,
-    counts: Array,
-    n_states: Array,
-) -> None:
+def count_partition(keys: Array, local: Array, counts: Array, n_states: Array) -> None:
+    number_states(keys, np.empty(0), local, np.empty(local.size, int), counts)
+    n_states[0] = len(set(local.tolist()))
+
+
+def count_states(keys: Array, starts: Array, local: Array, counts: Array, n_states: Array) -> None:
     for p in range(n_states.size):
-        states: dict[tuple[int, int], int] = {}
-        for i in range(starts[p], starts[p + 1]):
-            key = (int(hi[order[i]]), int(lo[order[i]]))
-            local[i] = states.setdefault(key, len(states))
-        n_states[p] = len(states)
-        for state, count in Counter(local[starts[p] : starts[p + 1]].tolist()).items():
-            counts[starts[p] + state] = count
+        at = slice(starts[p], starts[p + 1])
+        count_partition(keys[:, at], local[at], counts[at], n_states[p : p + 1])
+
+
+count_many_states = count_states
 
 
 def gather_states(
@@ -354,6 +422,32 @@ def gather_states(
         for i in range(starts[p], starts[p + 1]):
             ids[order[i]] = offsets[p] + local[i]
             counts[ids[order[i]]] = sparse[starts[p] + local[i]]
+
+
+def pair_keys(x: Array, y: Array, keys: Array) -> None:
+    keys[:] = [a % 2**32 * 2**32 + b % 2**32 for a, b in zip(x.tolist(), y.tolist(), strict=True)]
+
+
+def find_ends(
+    joint: Array, ids: tuple[Array, Array], counts: tuple[Array, Array], in_x: Array, in_y: Array
+) -> None:
+    for s, state in enumerate(joint.tolist()):
+        if state >= 0:
+            in_x[state], in_y[state] = (c[i[s]] for i, c in zip(ids, counts, strict=True))
+
+
+def point_states(
+    counts: Array, in_x: Array, in_y: Array, tables: Array, ratio: float, point: Array
+) -> None:
+    def of(n: int) -> float:
+        return float(tables[n, 3] - ratio * tables[n, 4])
+
+    for i, (n, x, y) in enumerate(zip(counts, in_x, in_y, strict=True)):
+        point[i] = of(n) - of(x) - of(y)
+
+
+def look_up_counts(counts: Array, tables: Array, column: int, out: Array) -> None:
+    out[:] = [tables[n, column] for n in counts.tolist()]
 
 
 def count_codes(codes: Array, kept: Array, starts: Array, counts: Array) -> None:
@@ -531,15 +625,57 @@ def corner_table(edges: Array, owners: Array, values: Array, table: Array) -> No
             table[begins] -= value
 
 
-def line_table(cuts: Array, codes: Array, table: Array) -> None:
-    table[:] = 0.0
+def line_cells(cuts: Array, codes: Array, table: Array, hits: Array) -> None:
     n_bins = table.shape[1]
     borders = sorted({*cuts.tolist(), *map(float, range(n_bins + 1))})
+    found: list[int] = []
     for low, high in itertools.pairwise(borders):
         middle = 0.5 * (low + high)
-        code = codes[sum(cut <= middle for cut in cuts.tolist())]
+        code = int(codes[sum(cut <= middle for cut in cuts.tolist())])
         if code >= 0:
             table[code, math.floor(middle)] += high - low
+            found.append(code * n_bins + math.floor(middle))
+    found = list(dict.fromkeys(found))
+    hits[: len(found)] = found
+    hits[-1] = len(found)
+
+
+def bound_cells(missing: float, kept: float, n_rows: int, n_columns: int, bound: Array) -> None:
+    ceiling = math.log(min(n_rows, n_columns))
+    bound[0] = ceiling
+    if missing == 0:
+        bound[0] = 0
+    elif kept > 2 * missing:
+        d = missing / kept
+        entropies = (
+            d * math.log(max(states - 1, 1)) - d * math.log(d) - (1 - d) * math.log(1 - d)
+            for states in (n_rows, n_columns, n_rows * n_columns)
+        )
+        bound[0] = min(sum(entropies), ceiling)
+
+
+def cells_information(table: Array, hits: Array, missing: float, result: Array) -> None:
+    cells, bound = table.tolist(), np.empty(1)
+    total = math.fsum(map(math.fsum, cells))
+    rows, columns = (
+        [math.fsum(row) for row in cells],
+        [math.fsum(c) for c in zip(*cells, strict=True)],
+    )
+    nats = 0.0
+    if min(table.shape) > 1:
+        nats = math.fsum(
+            p / total * math.log(p * total / (rows[j] * columns[i]))
+            for j, row in enumerate(cells)
+            for i, p in enumerate(row)
+            if p
+        )
+    bound_cells(missing, total / table.shape[1], *table.shape, bound)
+    most = max(nats, math.log(min(table.shape)) - nats)
+    result[0] = nats / math.log(2)
+    result[1] = min(bound[0] + 1e-14 * (1 + nats), most) / math.log(2)
+    if total == missing == 0:
+        result[1] = 0
+    result[2:] = total / table.shape[1], missing
 
 
 def sweeps(
@@ -548,19 +684,19 @@ def sweeps(
     epsilon = 2.0**-52
     for a, weight in enumerate(weights.tolist()):
         low, width = float(span[0]), float(span[1] - span[0]) * weight / n_bins
-        floors, crossings = [1e-250] * (int(codes.max()) + 1), []
+        crossings, missing = [], 0.0
         for e, (rise, slip) in enumerate(distances.T.tolist()):
             place = (rise - weight * low) / width
             crossings.append(min(max(place, 0.0), float(n_bins)))
             off = (slip + epsilon * (abs(rise) + 2 * abs(weight * low))) / abs(width)
             off += 4 * epsilon * n_bins
-            for code in codes[e : e + 2].tolist():
-                if code >= 0 and -off < place < n_bins + off:
-                    floors[code] = min(floors[code] + off, 1.0)
+            if -off < place < n_bins + off:
+                missing += off * sum(code >= 0 for code in codes[e : e + 2].tolist())
         order = 1 if weight > 0 else -1
-        table = np.empty((len(floors), n_bins))
-        line_table(np.array(crossings[::order]), codes[::order], table)
-        information(table, np.array(floors), results[a])
+        table = np.zeros((int(codes.max()) + 1, n_bins))
+        hits = np.empty(n_bins + len(crossings) + 2, np.int64)
+        line_cells(np.array(crossings[::order]), codes[::order], table, hits)
+        cells_information(table, hits, missing / n_bins, results[a])
 
 
 def bin_rounded(

@@ -178,8 +178,34 @@ class TestSweeps:
         cuts[:1] = 0.0
         cuts[1:2] = 1.0
         codes = rng.integers(-1, 3, n_cuts + 1)
-        table = np.empty((3, n_bins))
-        assert_same(exact_sweeps._line_table, naive.line_table, np.sort(cuts), codes, table)
+        table, hits = np.zeros((3, n_bins)), np.full(n_bins + n_cuts + 2, -7)
+        arguments = np.sort(cuts), codes, table, hits
+        assert_same(exact_sweeps._line_cells, naive.line_cells, *arguments)
+        naive.line_cells(*arguments)
+        for missing in (0.0, 1e-9, 1.0):
+            cells = table, hits, missing, np.empty(4)
+            assert_same(exact_sweeps._cells_information, naive.cells_information, *cells)
+
+    @pytest.mark.parametrize("kept", [0.0, 1e-12, 0.3, 1.0])
+    @pytest.mark.parametrize("missing", [0.0, 1e-13, 1e-3, 0.2])
+    def test_bound_of_cells(self, missing: float, kept: float) -> None:
+        for rows, columns in ((1, 1), (1, 7), (2, 2), (64, 8)):
+            arguments = missing, kept, rows, columns, np.empty(1)
+            assert_same(exact_sweeps._bound_cells, naive.bound_cells, *arguments)
+
+    def test_the_bound_of_cells_holds(self) -> None:
+        rng = np.random.default_rng(3)
+        near, bound = np.empty(2), np.empty(1)
+        for _ in range(300):
+            shape = tuple(rng.integers(2, 6, 2))
+            one = rng.dirichlet(np.full(shape[0] * shape[1], 0.3)).reshape(shape)
+            other = np.abs(one + rng.normal(0, 10.0 ** rng.uniform(-6, -1), shape))
+            for i, table in enumerate((one, other)):
+                p = table / table.sum()
+                outer = p.sum(1, keepdims=True) * p.sum(0, keepdims=True)
+                near[i] = np.sum(p * np.log(np.where(p > 0, p / outer, 1.0)))
+            exact_sweeps._bound_cells(np.abs(one - other).sum(), one.sum(), *shape, bound)
+            assert abs(near[1] - near[0]) <= bound[0]
 
     @pytest.mark.parametrize("n_bins", [1, 5, 8])
     def test_sweeps(self, n_bins: int) -> None:

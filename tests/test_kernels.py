@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from onnx_ei import _kernels
-from onnx_ei._kernels import binning, pairwise, rare, units, vector
+from onnx_ei._kernels import binning, noise, pairwise, rare, units, vector
 from onnx_ei._kernels._jit import Array
 from onnx_ei.estimators import ESTIMATORS, estimator_rule
 from onnx_ei.histogram import _layout
@@ -71,7 +71,47 @@ def test_kernels_are_compiled_and_release_the_lock() -> None:
         assert function.targetoptions["nogil"]
 
 
+class TestNoise:
+    @pytest.mark.parametrize("n", [0, 1, 2, 1023, 1024, 2500])
+    def test_words_and_scaling(self, n: int) -> None:
+        state = np.array([3, 2**63 + 5, 2**64 - 1, 7, 0, 0], np.uint64)
+        words = np.zeros(n, np.uint64)
+        assert_same(noise._draw_words, naive.draw_words, state, words)
+        naive.draw_words(state, words)
+        ends = np.float32(-0.1), np.float32(2.3)
+        halves, out = words.view(np.uint32), np.zeros(2 * n, np.float32)
+        for got, expected in run_both(noise._scale_halves, naive.scale_halves, halves, *ends, out):
+            np.testing.assert_array_equal(got, expected)
+
+    @pytest.mark.parametrize("half", [0, 1])
+    @pytest.mark.parametrize("n", [0, 1, 2, 3, 1024, 1025, 3001])
+    def test_half_a_word_is_kept(self, n: int, half: int) -> None:
+        states = np.array([[5, 6, 7, 8, half, 2**31], [1, 2, 3, 4, 1 - half, 9]], np.uint64)
+        ends = np.float32(-1.0), np.float32(0.7)
+        for kernel, twin, some in (
+            (noise._draw_chunks, naive.draw_chunks, (states, *ends, np.zeros((2, n), np.float32))),
+            (noise._draw_uniform, naive.draw_uniform, (states[0], *ends, np.zeros(n, np.float32))),
+        ):
+            for got, expected in run_both(kernel, twin, *some):
+                np.testing.assert_array_equal(got, expected)
+
+
 class TestBinning:
+    @pytest.mark.parametrize("n", [0, 1, 40])
+    def test_parts(self, n: int) -> None:
+        rng = np.random.default_rng(n)
+        flat, column = rng.uniform(-1.2, 1.2, 5 * n + 3), np.zeros(n)
+        assert_same(binning._take_column, naive.take_column, flat, 2, 5, column)
+        naive.take_column(flat, 2, 5, column)
+        column[:4] = [1.0 + 1e-9, -1.0 - 1e-9, np.nan, np.inf][:n]
+        ends = -1.0, 1.0
+        assert_same(binning._widen_ends, naive.widen_ends, column, *ends, 1e-8)
+        naive.widen_ends(column, *ends, 1e-8)
+        codes, line, dropped = np.zeros(n, np.int32), np.zeros(n, np.uint8), np.full(1, 3)
+        assert_same(binning._column_codes, naive.column_codes, column, *ends, 9.0, codes)
+        naive.column_codes(column, *ends, 9.0, codes)
+        assert_same(binning._store_codes, naive.store_codes, codes, 9, line, dropped)
+
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
     @pytest.mark.parametrize("n", [0, 1, 63, 64, 200])
     def test_values(self, n: int, dtype: Any) -> None:
@@ -107,6 +147,7 @@ def random_codes(
 # Number of samples, bins of the inputs, bins of the outputs, dtype, share dropped.
 PAIRS = {
     "random": (500, [8, 8, 8], [8, 8], np.uint8, 0.0),
+    "by twos": (1201, [3, 2, 3], [2, 3], np.uint8, 0.1),
     "dropped": (500, [8, 8, 8], [8, 8], np.uint8, 0.2),
     "all dropped": (50, [4, 4], [4], np.uint8, 1.0),
     "one bin": (300, [1, 5], [1, 5], np.uint8, 0.1),
@@ -184,6 +225,22 @@ class TestPairwise:
         slab = np.zeros(25, np.uint32)
         assert_same(pairwise._count_pair, naive.count_pair, x, rows, slab)
 
+    @pytest.mark.parametrize("n", [0, 1, 2, 301])
+    def test_count_twos(self, n: int) -> None:
+        rng = np.random.default_rng(n)
+        x = rng.integers(0, 4, n).astype(np.uint8)
+        rows = (rng.integers(0, 3, n) * 4).astype(np.uint32)
+        step, joined = 14, [np.zeros(n // 2, np.uint16), np.zeros(n // 2, np.uint32)]
+        for codes, twos in zip((x, rows), joined, strict=True):
+            assert_same(pairwise._join_codes, naive.join_codes, codes, step, twos)
+            naive.join_codes(codes, step, twos)
+        square, slab = np.ones(step * step, np.uint32), np.full(12, 5, np.uint32)
+        assert_same(pairwise._count_twos, naive.count_twos, *joined, step, square, slab)
+        single = np.full(12, 5, np.uint32)
+        naive.count_twos(*joined, step, square, slab)
+        naive.count_pair(x[: n // 2 * 2], rows[: n // 2 * 2], single)
+        np.testing.assert_array_equal(slab, single)
+
     @pytest.mark.parametrize("estimator", ["plugin", "coverage-jackknife"])
     def test_parts(self, slab: Array, estimator: str) -> None:
         tables, null, _ = estimator_rule(estimator, int(slab.sum()))
@@ -202,7 +259,8 @@ class TestPairwise:
         assert_same(pairwise._weigh_cells, naive.weigh_cells, *arguments)
         if null.size:
             for place in (-50.0, -3.3, 0.0, 7.97, 40.0):
-                looked_up = (place, -2.0, null, np.ones(8))
+                scratch = np.zeros(2, np.int64), np.zeros(2)
+                looked_up = (np.array([place, 1.0]), -2.0, null, *scratch, np.ones(8))
                 assert_same(pairwise._look_up, naive.look_up, *looked_up)
             moments = np.zeros(8)
             assert_same(pairwise._sum_null, naive.sum_null, *margins, null, moments)
@@ -330,28 +388,49 @@ class TestVector:
         hi = rng.integers(0, 2, n).astype(np.uint64)
         kept = rng.random(n) < 0.8
         m = int(kept.sum())
-        order, starts = np.zeros(m, np.int64), np.zeros(17, np.int64)
-        assert_same(vector._partition_keys, naive.partition_keys, hi, lo, kept, order, starts)
-        naive.partition_keys(hi, lo, kept, order, starts)
-        local, counts, found = np.zeros(m, np.int64), np.zeros(m, np.int64), np.zeros(16, np.int64)
-        arguments = (hi, lo, order, starts, local, counts, found)
-        assert_same(vector._count_states, naive.count_states, *arguments)
-        naive.count_states(*arguments)
-        offsets = np.concatenate(([0], np.cumsum(found)))
-        ids, dense = np.full(n, -1), np.zeros(offsets[-1], np.int64)
-        states = (order, starts, local, counts, offsets, ids, dense)
-        assert_same(vector._gather_states, naive.gather_states, *states)
+        for words in (1, 2):
+            order, starts = np.zeros(m, np.int32), np.zeros(17, np.int64)
+            keys = np.zeros((words, m), np.uint64)
+            samples = (hi, lo, kept, order, starts, keys)
+            assert_same(vector._partition_keys, naive.partition_keys, *samples)
+            naive.partition_keys(*samples)
+            local, counts = np.zeros(m, np.int32), np.zeros(m, np.int64)
+            found = np.zeros(16, np.int64)
+            arguments = (keys, starts, local, counts, found)
+            one = (keys[:, :3], local[:3], counts[:3], found[:1])
+            assert_same(vector._count_partition, naive.count_partition, *one)
+            for kernel in (vector._count_states, vector._count_many_states):
+                assert_same(kernel, naive.count_states, *arguments)
+            naive.count_states(*arguments)
+            offsets = np.concatenate(([0], np.cumsum(found)))
+            ids, dense = np.full(n, -1, np.int32), np.zeros(offsets[-1], np.int64)
+            states = (order, starts, local, counts, offsets, ids, dense)
+            assert_same(vector._gather_states, naive.gather_states, *states)
+
+    def test_joint_states(self) -> None:
+        rng = np.random.default_rng(10)
+        x, y, joint = rng.integers(-1, 5, (3, 60)).astype(np.int32)
+        assert_same(vector._pair_keys, naive.pair_keys, x, y, np.zeros(60, np.uint64))
+        x, y = np.abs(x), np.abs(y)
+        counts = rng.integers(1, 9, (2, 5))
+        ends = np.zeros(5, np.int64), np.zeros(5, np.int64)
+        arguments = joint, (x, y), tuple(counts), *ends
+        # Any sample of a state says the same of it, in what is counted: here the last one does.
+        assert_same(vector._find_ends, naive.find_ends, *arguments)
+        tables = rng.random((9, 6))
+        cells = rng.integers(1, 9, (3, 20))
+        assert_same(vector._point_states, naive.point_states, *cells, tables, 0.3, np.zeros(20))
+        assert_same(vector._look_up_counts, naive.look_up_counts, cells[0], tables, 2, np.zeros(20))
 
     @pytest.mark.parametrize("n", [1, 8, 30])
     def test_number_states_when_slots_collide(self, n: int) -> None:
         rng = np.random.default_rng(9)
         lo = rng.integers(0, 20, n).astype(np.uint64)
-        order = rng.permutation(n)
-        numbers = [np.zeros(n, np.int64) for _ in range(3)]
-        pairs = run_both(
-            vector._number_states,
-            naive.number_states,
-            *(lo // np.uint64(7), lo, order, np.full(32, -1), *numbers),
-        )
-        for got, expected in pairs[4:]:
-            np.testing.assert_array_equal(got, expected)
+        keys = np.stack((lo, lo // np.uint64(7)))
+        for words in (1, 2):
+            local, first = np.zeros((2, n), np.int32)
+            slots, counts = np.full(32, -1, np.int32), np.zeros(n, np.int64)
+            arguments = keys[:words], slots, local, first, counts
+            pairs = run_both(vector._number_states, naive.number_states, *arguments)
+            for got, expected in pairs[2:]:
+                np.testing.assert_array_equal(got, expected)

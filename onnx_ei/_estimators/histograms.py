@@ -14,14 +14,13 @@ from onnx_ei._estimators.tables import (
     CHAO_WANG_JOST,
     COVERAGE,
     PHI,
-    POINT,
     TAIL,
-    TAIL_POINT,
     THIN,
     count_table,
     kind,
 )
 from onnx_ei._kernels.rare import _covered_nats, _unseen_nats
+from onnx_ei._kernels.vector import _look_up_counts, _point_states
 
 __all__ = ["Found", "entropy", "information"]
 
@@ -100,9 +99,8 @@ def information(name: str, joint: Int, ends: tuple[Int, Int], margins: tuple[Int
     ratio = 0.0
     if which == COVERAGE:
         ratio = _ratio(joint, table, _sum(TAIL, table, joint, margins))
-    point = np.zeros(joint.size)
-    for counts, sign in ((joint, 1), (ends[0], -1), (ends[1], -1)):
-        point += sign * (table[counts, POINT] - ratio * table[counts, TAIL_POINT])
+    point = np.empty(joint.size)
+    _point_states(joint, *ends, table, ratio, point)
     point -= joint @ point / n
     square = float(joint @ point**2)
     if which == COVERAGE:
@@ -153,7 +151,7 @@ def _entropy(which: int, counts: Int, table: Float) -> float:
     if which == CHAO_SHEN:
         _covered_nats(counts, float(n), out)
         return float(out[0]) / math.log(2)
-    bits = float(table[n, PHI] - table[counts, PHI].sum())
+    bits = float(table[n, PHI] - _looked_up(table, counts, PHI).sum())
     if which == CHAO_WANG_JOST:
         _unseen_nats(counts, float(n), out)
         bits += float(out[0]) / math.log(2)
@@ -167,7 +165,7 @@ def _ratio(counts: Int, table: Float, lost: float) -> float:
     twice, and at most 1 where it is below 0: with every state seen once, information rises by a
     bit a doubling, for ever.
     """
-    thin = float(table[counts, THIN].sum())
+    thin = float(_looked_up(table, counts, THIN).sum())
     # What the sample has not covered, over what the second half of it covered.
     open_share = float(np.count_nonzero(counts == 1)) * thin / (thin + 1) ** 2
     ratio = 1 / ((1 + 1 / open_share) ** FALL - 1) if open_share else 0.0
@@ -176,8 +174,15 @@ def _ratio(counts: Int, table: Float, lost: float) -> float:
 
 def _sum(column: int, table: Float, joint: Int, margins: tuple[Int, Int]) -> float:
     """Return N times the information by one column of the table."""
-    outer = table[margins[0], column].sum() + table[margins[1], column].sum()
-    return float(table[joint.sum(), column] + table[joint, column].sum() - outer)
+    joined, *outer = (float(_looked_up(table, c, column).sum()) for c in (joint, *margins))
+    return float(table[joint.sum(), column] + joined - (outer[0] + outer[1]))
+
+
+def _looked_up(table: Float, counts: Int, column: int) -> Float:
+    """Return ``table[counts, column]``, five times as fast where there are many."""
+    found = np.empty(counts.size)
+    _look_up_counts(counts, table, column, found)
+    return found
 
 
 def _covered(

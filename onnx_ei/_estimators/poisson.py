@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from onnx_ei._estimators.tables import PHI, POINT, TAIL, TAIL_POINT, count_table
 
-__all__ = ["FINEST", "STEPS", "null_moments", "null_table"]
+__all__ = ["FINEST", "STEPS", "null_lines", "null_moments", "null_table"]
 
 Float = NDArray[np.float64]
 
@@ -58,6 +58,21 @@ def null_table() -> Float:
         table[:, column + 3] = (p * noise[i] * noise[j]) @ n
     table.setflags(write=False)
     return table
+
+
+@functools.cache
+def null_lines() -> Float:
+    """Return the table as lines between its rows, as the kernels want them.
+
+    Returns
+    -------
+    ndarray of float64, shape (rows - 1, 16)
+        Read-only: a row of the table, and the step from it to the next.
+    """
+    table = null_table()
+    lines = np.concatenate((table[:-1], np.diff(table, axis=0)), axis=1)
+    lines.setflags(write=False)
+    return lines
 
 
 def null_moments(n_x: NDArray[np.int64], n_y: NDArray[np.int64]) -> Float:

@@ -23,7 +23,8 @@ __all__ = ["exact_sweep_totals", "exact_sweeps"]
 
 FloatArray = NDArray[np.float64]
 
-_NOTHING = 1e-200
+_FEW_PAIRS = 1 << 14
+"""Pairs that are measured in the time that threads take to start, and to wait for each other."""
 
 
 def exact_sweeps(
@@ -40,7 +41,8 @@ def exact_sweeps(
     I(bin(x); code_b(bias_b + weights_ab x)) for x uniform on ``in_range``: the terms of
     sensitivity (Marrow, Michaud and Hoel, Entropy 2020, 22(12), 1429). The input range is
     cut at the edges of its bins and where the line crosses the output's edges; each piece has an
-    exact mass, so the bound is rounding alone.
+    exact mass, so the bound is rounding alone: how far the crossings can be off, and what that
+    can do to an information (docs/exact.md).
 
     Parameters
     ----------
@@ -74,12 +76,13 @@ def exact_sweeps(
     """
     weights, bias = checked(weights, bias, in_range, in_bins, pieces)
     found = np.empty((3, *weights.shape))
+    lines = _Lines(in_range, in_bins)
 
     def fill(b: int) -> None:
-        table, places = _swept_unit(weights[:, b], bias[b], in_range, in_bins, pieces[b])
+        table, places = lines.of_unit(weights[:, b], bias[b], pieces[b])
         found[:, :, b] = table[places].T
 
-    over_outputs(fill, weights.shape[1], workers)
+    over_outputs(fill, weights.shape[1], _threads(weights, workers))
     return ExactPairs(bits=found[0], bound=found[1], kept=found[2])
 
 
@@ -118,33 +121,53 @@ def exact_sweep_totals(
     """
     weights, bias = checked(weights, bias, in_range, in_bins, pieces)
     found = np.empty((3, weights.shape[1]))
+    lines = _Lines(in_range, in_bins)
 
     def fill(b: int) -> None:
-        found[:, b] = summed(*_swept_unit(weights[:, b], bias[b], in_range, in_bins, pieces[b]))
+        found[:, b] = summed(*lines.of_unit(weights[:, b], bias[b], pieces[b]))
 
-    over_outputs(fill, weights.shape[1], workers)
+    over_outputs(fill, weights.shape[1], _threads(weights, workers))
     return ExactTotals(bits=found[0], bound=found[1], kept=found[2])
 
 
-def _swept_unit(
-    weights: FloatArray, bias: float, in_range: tuple[float, float], in_bins: int, pieces: Pieces
-) -> tuple[FloatArray, NDArray[np.int64]]:
-    """Measure the distinct weights of one output unit: their results, and each input's row."""
-    distinct, places = np.unique(weights, return_inverse=True)
-    table = np.zeros((distinct.size, 3))
-    still = distinct == 0.0
-    table[still, 2] = constant_share(pieces, bias)
-    edges, codes = merged(pieces)
-    used, dense = np.unique(codes, return_inverse=True)
-    dense = dense.astype(np.int64) - int(used[0] == OUT_OF_RANGE)
-    moving = np.ascontiguousarray(distinct[~still])
-    if moving.size and dense.max() >= 0:
-        rise = edges - bias
-        distances = np.stack((rise, EPSILON * np.abs(rise)))
-        results = np.empty((moving.size, 4))
-        _sweeps(moving, distances, dense, np.array(in_range, np.float64), in_bins, results)
-        np.clip(results[:, 2], 0.0, 1.0, out=results[:, 2])
-        # Floors are no mass: where no piece and no edge is near, nothing is in range, for certain.
-        results[results[:, 2] < _NOTHING, :3] = 0.0
-        table[~still] = results[:, :3]
-    return table, places.astype(np.int64)
+class _Lines:
+    """What the lines of a layer have in common; each kind of pieces is looked at once."""
+
+    def __init__(self, in_range: tuple[float, float], in_bins: int) -> None:
+        self._span = np.array(in_range, np.float64)
+        self._in_bins = in_bins
+        self._cuts: dict[int, tuple[FloatArray, NDArray[np.int64]]] = {}
+
+    def of_unit(
+        self, weights: FloatArray, bias: float, pieces: Pieces
+    ) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Measure the distinct weights of one output unit: results, and each input's row."""
+        distinct, places = np.unique(weights, return_inverse=True)
+        table = np.zeros((distinct.size, 3))
+        still = distinct == 0.0
+        if still.any():
+            table[still, 2] = constant_share(pieces, bias)
+        edges, codes = self._merged(pieces)
+        moving = distinct[~still]
+        if moving.size and codes.max() >= 0:
+            rise = edges - bias
+            distances = np.stack((rise, EPSILON * np.abs(rise)))
+            results = np.empty((moving.size, 4))
+            _sweeps(moving, distances, codes, self._span, self._in_bins, results)
+            table[~still] = np.minimum(results[:, :3], (np.inf, np.inf, 1.0))
+        return table, places.astype(np.int64)
+
+    def _merged(self, pieces: Pieces) -> tuple[FloatArray, NDArray[np.int64]]:
+        """Return the edges, and the codes between them counted from 0 without gaps."""
+        found = self._cuts.get(id(pieces))
+        if found is None:
+            edges, codes = merged(pieces)
+            used, dense = np.unique(codes, return_inverse=True)
+            found = edges, dense.astype(np.int64) - int(used[0] == OUT_OF_RANGE)
+            self._cuts[id(pieces)] = found
+        return found
+
+
+def _threads(weights: FloatArray, workers: int | None) -> int | None:
+    """Return how many threads to use: for little work the calling one is the fastest."""
+    return 1 if weights.size < _FEW_PAIRS else workers

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from onnx_ei._kernels._jit import Array, kernel
 
 
@@ -14,7 +16,7 @@ def _count_codes(codes: Array, kept: Array, starts: Array, counts: Array) -> Non
     sample that is kept lies in its unit's bins: an overflow clears ``kept``.
     """
     for u in range(codes.shape[0]):
-        start = starts[u]
+        start = np.uint64(starts[u])
         for s in range(codes.shape[1]):
             if kept[s]:
-                counts[start + codes[u, s]] += 1
+                counts[start + np.uint64(codes[u, s])] += 1

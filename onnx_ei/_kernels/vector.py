@@ -13,6 +13,7 @@ _M2 = np.uint64(0xC4CEB9FE1A85EC53)
 _S1 = np.uint64(0xBF58476D1CE4E5B9)
 _S2 = np.uint64(0x94D049BB133111EB)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
+_NOTHING = np.uint64(0)
 _R27, _R30, _R31, _R33 = np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(33)
 
 
@@ -40,8 +41,10 @@ def _append_codes(codes: Array, n_bins: int, shift: int, words: Array, kept: Arr
     place = np.uint64(shift)
     for s in range(codes.size):
         words[s] |= np.uint64(codes[s]) << place
+    # In 16 bits, of which a vector holds most: next to an int64, the codes would be widened to one.
+    least = np.uint16(n_bins)
     for s in range(codes.size):
-        kept[s] &= codes[s] < n_bins
+        kept[s] &= np.uint16(codes[s]) < least
 
 
 @kernel()
@@ -79,94 +82,118 @@ def _pack_keys(
 
 
 @kernel()
-def _partition_keys(hi: Array, lo: Array, kept: Array, order: Array, starts: Array) -> None:
+def _partition_keys(
+    hi: Array, lo: Array, kept: Array, order: Array, starts: Array, keys: Array
+) -> None:
     """Sort the kept samples by a hash of their key, into a fixed number of partitions, stably.
 
-    ``hi``, ``lo`` uint64 (n,); ``kept`` bool (n,); filled: ``order`` int64 (kept samples,), the
-    samples partition by partition, and ``starts`` int64 (partitions + 1,).
+    ``hi``, ``lo`` uint64 (n,); ``kept`` bool (n,); filled: ``order`` int32 (kept samples,), the
+    samples partition by partition; ``starts`` int64 (partitions + 1,); and ``keys`` uint64
+    (words, kept samples), the keys in that order: ``lo``, and ``hi`` if there is room for it, else
+    ``hi`` is taken as 0.
     """
     n_samples = lo.size
     n_partitions = starts.size - 1
     mask = np.uint64(n_partitions - 1)
+    wide = keys.shape[0] == 2
     part = np.empty(n_samples, np.uint16)
+    for s in range(n_samples):
+        mixed = lo[s] * _M1
+        if wide:
+            mixed ^= hi[s] * _S1
+        part[s] = np.uint16((mixed * _M2 >> np.uint64(48)) & mask)
     starts[:] = 0
     for s in range(n_samples):
-        part[s] = np.uint16((((hi[s] * _S1) ^ (lo[s] * _M1)) * _M2 >> np.uint64(48)) & mask)
-        if kept[s]:
-            starts[np.int64(part[s]) + 1] += 1
+        starts[np.int64(part[s]) + 1] += np.int64(kept[s])
     for p in range(n_partitions):
         starts[p + 1] += starts[p]
     place = starts[:n_partitions].copy()
     for s in range(n_samples):
         if kept[s]:
             p = part[s]
-            order[place[p]] = s
+            at = place[p]
+            order[at] = s
+            keys[0, at] = lo[s]
+            if wide:
+                keys[1, at] = hi[s]
             place[p] += 1
 
 
 @kernel()
-def _number_states(
-    hi: Array, lo: Array, order: Array, slots: Array, local: Array, first: Array, counts: Array
-) -> None:
+def _number_states(keys: Array, slots: Array, local: Array, first: Array, counts: Array) -> None:
     """Give the distinct keys of one partition numbers, in the order in which they appear.
 
-    ``order`` int64 (m,): its samples; ``slots`` int64 (a power of two > m,): scratch, all -1;
-    filled: ``local`` int64 (m,) the number of each sample's state, and for each state ``first``
-    int64 (m,) a sample that has it and ``counts`` int64 (m,).
+    ``keys`` uint64 (words, m), all that is read of it stays in the cache; ``slots`` int32 (a power
+    of two > m,): scratch, all -1; filled: ``local`` int32 (m,) the number of each sample's state,
+    and for each state ``first`` int32 (m,) a sample that has it and ``counts`` int64 (m,).
     """
     mask = np.uint64(slots.size - 1)
+    wide = keys.shape[0] == 2
     n_states = 0
-    for i in range(order.size):
-        h = hi[order[i]]
-        k = lo[order[i]]
-        slot = (((h * _S2) ^ (k * _S1)) * _STEP >> np.uint64(32)) & mask
+    for i in range(local.size):
+        low = keys[0, i]
+        high = keys[1, i] if wide else _NOTHING
+        slot = (((high * _S2) ^ (low * _S1)) * _STEP >> np.uint64(32)) & mask
         while True:
             state = slots[slot]
             if state < 0:
                 slots[slot] = n_states
-                first[n_states] = order[i]
+                first[n_states] = i
                 counts[n_states] = 1
                 local[i] = n_states
                 n_states += 1
                 break
             sample = first[state]
-            if lo[sample] == k and hi[sample] == h:
+            if keys[0, sample] == low and (not wide or keys[1, sample] == high):
                 counts[state] += 1
                 local[i] = state
                 break
             slot = (slot + np.uint64(1)) & mask
 
 
-@kernel(parallel=True)
-def _count_states(
-    hi: Array,
-    lo: Array,
-    order: Array,
-    starts: Array,
-    local: Array,
-    counts: Array,
-    n_states: Array,
-) -> None:
-    """Find the states of every partition, and count them; one task owns one partition.
+@kernel()
+def _count_partition(keys: Array, local: Array, counts: Array, n_states: Array) -> None:
+    """Find the states of one partition, and count them: its part of ``_count_states``."""
+    n_slots = 16
+    while n_slots < 2 * local.size:
+        n_slots *= 2
+    slots = np.full(n_slots, -1, np.int32)
+    first = np.empty(local.size, np.int32)
+    _number_states(keys, slots, local, first, counts)
+    n_states[0] = 0
+    if local.size > 0:
+        n_states[0] = local.max() + 1
 
-    ``hi``, ``lo``, ``order`` and ``starts`` as in ``_partition_keys``; filled: ``local`` int64
-    (kept samples,), the number of each sample's state in its partition, in the order of ``order``;
-    ``counts`` int64 (kept samples,), of which each partition fills the first ``n_states``.
+
+@kernel()
+def _count_states(keys: Array, starts: Array, local: Array, counts: Array, n_states: Array) -> None:
+    """Find the states of every partition, and count them.
+
+    ``keys`` and ``starts`` as in ``_partition_keys``; filled: ``local`` int32 (kept samples,), the
+    number of each sample's state in its partition, in the order of ``keys``; ``counts`` int64
+    (kept samples,), of which each partition fills the first ``n_states``.
+    """
+    for p in range(n_states.size):
+        at = slice(starts[p], starts[p + 1])
+        _count_partition(keys[:, at], local[at], counts[at], n_states[p : p + 1])
+
+
+@kernel(parallel=True)
+def _count_many_states(
+    keys: Array, starts: Array, local: Array, counts: Array, n_states: Array
+) -> None:
+    """Do as ``_count_states``, on numba's threads: one task owns one partition.
+
+    Not for few samples: to wake a thread and wait for it took up to 2 ms, the time of 10**6 keys.
     """
     for p in prange(n_states.size):
         begin, end = starts[p], starts[p + 1]
-        n_slots = 16
-        while n_slots < 2 * (end - begin):
-            n_slots *= 2
-        slots = np.full(n_slots, -1, np.int64)
-        first = np.empty(end - begin, np.int64)
-        _number_states(hi, lo, order[begin:end], slots, local[begin:end], first, counts[begin:end])
-        n_states[p] = 0
-        if end > begin:
-            n_states[p] = local[begin:end].max() + 1
+        _count_partition(
+            keys[:, begin:end], local[begin:end], counts[begin:end], n_states[p : p + 1]
+        )
 
 
-@kernel(parallel=True)
+@kernel()
 def _gather_states(
     order: Array,
     starts: Array,
@@ -179,11 +206,63 @@ def _gather_states(
     """Make one numbering of the states of all partitions.
 
     ``order``, ``starts``, ``local`` and ``sparse`` (its ``counts``) as ``_count_states`` left them;
-    ``offsets`` int64 (partitions + 1,): states before each partition; filled: ``ids`` int64 (n,),
+    ``offsets`` int64 (partitions + 1,): states before each partition; filled: ``ids`` int32 (n,),
     at the kept samples, and ``counts`` int64 (states,).
     """
-    for p in prange(starts.size - 1):
+    for p in range(starts.size - 1):
         for i in range(starts[p], starts[p + 1]):
             ids[order[i]] = local[i] + offsets[p]
         for i in range(offsets[p], offsets[p + 1]):
             counts[i] = sparse[starts[p] + i - offsets[p]]
+
+
+@kernel()
+def _pair_keys(x: Array, y: Array, keys: Array) -> None:
+    """Put the states of both ends into one key; ``x``, ``y`` int32 (n,), ``keys`` uint64 (n,).
+
+    The key of a sample that was not kept, whose states are -1, means nothing.
+    """
+    for s in range(keys.size):
+        keys[s] = np.uint64(np.uint32(x[s])) << np.uint64(32) | np.uint64(np.uint32(y[s]))
+
+
+@kernel()
+def _find_ends(
+    joint: Array, ids: tuple[Array, Array], counts: tuple[Array, Array], in_x: Array, in_y: Array
+) -> None:
+    """Find the counts of the states of both ends that each joint state belongs to.
+
+    ``joint`` int32 (n,): states, below 0 where the sample was not kept; ``ids`` int32 (n,) and
+    ``counts`` int64, those of either end; ``in_x``, ``in_y`` int64 (joint states,), filled.
+    """
+    x, y = ids
+    x_counts, y_counts = counts
+    for s in range(joint.size):
+        state = joint[s]
+        if state >= 0:
+            in_x[state] = x_counts[x[s]]
+            in_y[state] = y_counts[y[s]]
+
+
+@kernel()
+def _point_states(
+    counts: Array, in_x: Array, in_y: Array, tables: Array, ratio: float, point: Array
+) -> None:
+    """Find the pointwise information of each joint state.
+
+    ``counts``, ``in_x``, ``in_y`` int64 (states,): how often it was seen, and its two ends;
+    ``tables`` float64 (n + 1, 6), an estimator's; ``point`` float64 (states,), filled:
+    p(counts) - p(in_x) - p(in_y), p the fourth column less ``ratio`` times the fifth.
+    """
+    for i in range(point.size):
+        own = tables[counts[i], 3] - ratio * tables[counts[i], 4]
+        x = tables[in_x[i], 3] - ratio * tables[in_x[i], 4]
+        y = tables[in_y[i], 3] - ratio * tables[in_y[i], 4]
+        point[i] = own - x - y
+
+
+@kernel()
+def _look_up_counts(counts: Array, tables: Array, column: int, out: Array) -> None:
+    """Look up counts in one column of a table: ``counts`` int64 (m,), ``out`` float64 (m,)."""
+    for i in range(out.size):
+        out[i] = tables[counts[i], column]

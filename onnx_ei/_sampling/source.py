@@ -19,7 +19,7 @@ from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import Progress
 from onnx_ei._sampling.swept import Strands
 from onnx_ei.binning import MAX_BINS, Binning, bin_values
-from onnx_ei.noise import CHUNK, uniform_chunk, uniform_rows
+from onnx_ei.noise import CHUNK, uniform_chunks, uniform_rows
 
 __all__ = [
     "Runner",
@@ -43,6 +43,8 @@ SWEEP_STREAM = 1
 """The noise of sensitivity, independent of that of EI."""
 NOISE_FLOATS = 1 << 20
 """Noise that is drawn at once, where a chunk of a wide layer would be a gigabyte."""
+BLOCK_FLOATS = 1 << 18
+"""Floats at a span's ends of the chunks that are handled at once: 1 MB, which an L2 cache holds."""
 SMALL_RUN = 64
 """Samples worth handing over at once: one at a time, Python takes longer than a small model."""
 ROWS_FLOATS = 1 << 22
@@ -142,11 +144,9 @@ class Source:
         allowed = max(1, self.parameters.memory // chunk_bytes)
         return int(min(numba.get_num_threads(), allowed))
 
-    def noise(self, chunk: int, *, stream: int = 0) -> NDArray[np.float32]:
-        """Return a chunk of noise over all inputs."""
-        return uniform_chunk(
-            self.parameters.seed, chunk, self.n_inputs, *self.in_range, stream=stream
-        )
+    def noise(self, chunks: range) -> NDArray[np.float32]:
+        """Return chunks of noise over all inputs, one after the other."""
+        return uniform_chunks(self.parameters.seed, chunks, self.n_inputs, *self.in_range)
 
     def noise_rows(self, chunk: int, n_samples: int) -> Iterator[tuple[slice, NDArray[np.float32]]]:
         """Yield the first samples of sensitivity's noise in a chunk, some rows at a time."""
@@ -172,9 +172,14 @@ class Source:
         return y
 
     @property
+    def batch(self) -> int:
+        """Samples that the runner hands to the runtime at once."""
+        return int(getattr(self.runner, "rows", CHUNK))
+
+    @property
     def rows(self) -> int:
         """Samples of one run of the model: the runner's batch, some of them where it is small."""
-        batch = int(getattr(self.runner, "rows", CHUNK))
+        batch = self.batch
         at_most = max(1, ROWS_FLOATS // (self.n_inputs + self.n_outputs))
         return batch * max(1, min(SMALL_RUN, at_most) // batch)
 
@@ -183,22 +188,32 @@ class Source:
         """Bins of the inputs."""
         return Binning.uniform(self.n_inputs, self.in_range, self.parameters.in_bins)
 
-    def each_chunk(
-        self, start: int, stop: int, visit: Callable[[int, int], None], progress: Progress
+    def each_block(
+        self, start: int, stop: int, visit: Callable[[range, int], None], progress: Progress
     ) -> None:
         """Visit the chunks that hold samples ``start`` to ``stop``, in the pool.
 
-        ``visit`` gets a chunk's index and its number of rows, the last chunk's cut at ``stop``.
+        ``visit`` gets the indices of some chunks that follow each other, and their number of rows,
+        the last chunk's cut at ``stop``. Narrow layers have several chunks in a block: of one
+        alone, Python took more time than the kernels, and threads waited for each other.
         The rows are planned by the caller, who knows how many such calls a stage makes.
         """
+        first, last = start // CHUNK, ceil(stop / CHUNK)
+        wide = max(1, BLOCK_FLOATS // (CHUNK * (self.n_inputs + self.n_outputs)))
+        if CHUNK % self.batch:
+            wide = 1  # a sample keeps its place in the runtime's batch
+        # Every thread has four blocks or more, if there are so many chunks.
+        size = max(1, min(wide, (last - first) // (4 * self.workers)))
 
         def task(chunk: int) -> int:
-            rows = min(CHUNK, stop - chunk * CHUNK)
-            visit(chunk, rows)
+            chunks = range(chunk, min(chunk + size, last))
+            rows = min(len(chunks) * CHUNK, stop - chunk * CHUNK)
+            visit(chunks, rows)
             return rows - max(0, start - chunk * CHUNK)
 
-        chunks = range(start // CHUNK, ceil(stop / CHUNK))
-        run_tasks((partial(task, chunk) for chunk in chunks), self.workers, progress)
+        run_tasks(
+            (partial(task, chunk) for chunk in range(first, last, size)), self.workers, progress
+        )
 
 
 def check_histogram(inputs: Binning, outputs: Binning, memory: int) -> None:
