@@ -222,7 +222,7 @@ class TestFiles:
     def test_other_files_are_refused(self, found: Analysis, tmp_path: Path) -> None:
         path = tmp_path / "r.jsonl"
         for text, message in {
-            "": "is empty: nothing was measured",
+            "": "holds no whole line: nothing was measured yet",
             "half": "is no results file",
             "{}\n": "is no results file",
             '{"format":"onnx_ei recording 1"}\n': "is no results file",

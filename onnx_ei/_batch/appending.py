@@ -129,8 +129,9 @@ def _locked(path: Path) -> Any:
 
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ValueError(f"{path} cannot be written: it is a folder")
+    if path.exists() and not path.is_file():  # a device or a pipe cannot be read back
+        what = "a folder" if path.is_dir() else "no ordinary file"
+        raise ValueError(f"{path} cannot be written: it is {what}")
     lock = FileLock(f"{path}.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)
