@@ -59,7 +59,7 @@ def main() -> int:
     print(f"{found['wall_seconds']:.0f} s in all")
     if given.write:
         RESULTS.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    faults = problems(found["table"])
+    faults = problems(found)
     for fault in faults:
         print(fault)
     return 1 if faults else 0
@@ -142,7 +142,7 @@ def table(groups: dict[str, str], found: Analysis) -> list[dict[str, Any]]:
             "unmeasurable": sum(row.status == "unmeasurable" for row in rows),
             "failed": sum(row.status in FAILURES for row in rows),
             "seconds": sum(row.seconds or 0.0 for row in rows),
-            "others": [row.layer for row in rows if row.span is None] != layers,
+            "names_differ": [row.layer for row in rows if row.span is None] != layers,
         }
         for name in (group, "all"):
             line = lines.setdefault(name, {"group": name} | dict.fromkeys(counted, 0))
@@ -152,12 +152,15 @@ def table(groups: dict[str, str], found: Analysis) -> list[dict[str, Any]]:
     return [{**line, "seconds": round(line["seconds"], 2)} for line in lines.values()]
 
 
-def problems(lines: Sequence[dict[str, Any]]) -> list[str]:
-    """Say which packages' rows are not the layers that describe lists, or failed."""
-    return [
+def problems(found: dict[str, Any]) -> list[str]:
+    """Say where rows are not the layers that describe lists, failed, or are there twice."""
+    lines = found["table"]
+    rows = lines[-1]["rows"] + lines[-1]["spans"]
+    twice = [] if found["lines"] == rows else [f"{found['lines']} lines hold {rows} rows"]
+    return twice + [
         f"{line['group']}: {line['layers']} layers, {line['rows']} rows, {line['failed']} failed"
         for line in lines
-        if line["layers"] != line["rows"] or line["failed"] or line["others"]
+        if line["layers"] != line["rows"] or line["failed"] or line["names_differ"]
     ]
 
 
