@@ -195,7 +195,7 @@ class Appender:
     def __init__(self, path: Path, length: int, remedy: str) -> None:
         self.path, self.length, self._remedy = path, length, remedy
         flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0)
-        self._file: int | None = os.open(path, flags)
+        self._file: int | None = os.open(path, flags, 0o666)
         try:
             os.ftruncate(self._file, length)
         except BaseException:
