@@ -32,7 +32,14 @@ from onnx_ei.provenance import (
 from onnx_ei.results import Measurement
 from onnx_ei.rows import Row, model_row, span_row
 from onnx_ei.span import Span, span_of
-from onnx_ei.targets import Spans, Target, check_spans, named_spans, select_layers, targets
+from onnx_ei.targets import (
+    Spans,
+    Target,
+    check_spans,
+    named_spans,
+    select_layers,
+    targets,
+)
 from onnx_ei.topology import layer_of, model_of, topology_of
 
 if TYPE_CHECKING:
@@ -199,11 +206,12 @@ def analyze(
     names = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
     parameters = check_options("analyze", names, options)
     parameters |= {"input_range": plain(input_range), "input": plain(input)}
+    wanted = named_spans(spans)
     many = isinstance(model, list | tuple)
     sources: Sequence[Source] = model if many else [model]  # type: ignore[assignment]
-    wanted = named_spans(spans)
     rows: list[Row] = []
     notes: list[str] = []
+    keys: list[str] = []
     for label, source in zip(_labels(sources), sources, strict=True):
         try:
             topology = source if isinstance(source, nx.DiGraph) else topology_of(source, input)
@@ -215,14 +223,15 @@ def analyze(
             rows.append(model_row(label or type(source).__name__, str(error)))
             continue
         notes += [note for note in topology.graph["notes"] if note not in notes]
+        keys += select_layers(topology)
         for target in targets(topology, layers, exclude, wanted, strict=not many):
             row = measured_row(topology, target, names, input_range, facts, options)
             rows.append(replace(row, model=label))
             if on_row is not None:
                 on_row(rows[-1])
     if many:
-        check_spans(wanted, (row.span for row in rows), (row.layer for row in rows))
-    if many and not rows:
+        check_spans(wanted, (row.span for row in rows), keys)
+    if not rows and many:
         raise UnknownLayerError(f"no layer of {len(sources)} models matches {layers!r}")
     return Analysis(
         model=f"{len(sources)} models" if many else str(label),
@@ -347,27 +356,11 @@ def _row(
 ) -> Row:
     if target.reason is not None:
         return span_row(target)
-    node = topology.nodes[layer_of(topology, target.layer).key]
-    entered = node
+    facts, reason = _facts(topology, target)
+    if reason is not None:
+        return Row(**facts, reason=reason)
     if target.in_layer is not None:
-        entered = topology.nodes[layer_of(topology, target.in_layer).key]
         span_options = {**span_options, "in_layer": target.in_layer}
-    facts: dict[str, Any] = {
-        "layer": target.layer,
-        "op_type": node["op_type"],
-        "kind": node["kind"] if target.span is None else "span",
-        "in_activation": _name(entered["input"]["activation"]),
-        "out_activation": _name(node["output"]["activation"]),
-        "in_shape": entered["input"]["shape"],
-        "out_shape": node["output"]["shape"],
-        "span": target.span,
-        "in_layer": target.in_layer,
-    }
-    if target.span is None:
-        facts["layer_id"] = list(topology).index(layer_of(topology, target.layer).key)
-    for end in (node, entered):
-        if end["reason"] is not None:
-            return Row(**facts, reason=end["reason"])
     try:
         span = span_of(topology, target.layer, **span_options)
         facts |= {
@@ -381,3 +374,24 @@ def _row(
         return Row(**facts, reason=str(error))
     except OnnxEiError as error:
         return Row(**facts, reason=str(error), broken=True)
+
+
+def _facts(topology: nx.DiGraph[Any], target: Target) -> tuple[dict[str, Any], str | None]:
+    """Return what a row says of its layer, or of the two ends of its span; and why not to go on."""
+    last = layer_of(topology, target.layer).key
+    first = last if target.in_layer is None else layer_of(topology, target.in_layer).key
+    begin, end = (topology.nodes[key] for key in (first, last))
+    alone = target.span is None
+    facts = {
+        "layer": target.layer,
+        "layer_id": list(topology).index(last) if alone else None,
+        "op_type": end["op_type"],
+        "kind": end["kind"] if alone else "span",
+        "in_activation": _name(begin["input"]["activation"]),
+        "out_activation": _name(end["output"]["activation"]),
+        "in_shape": begin["input"]["shape"],
+        "out_shape": end["output"]["shape"],
+        "span": target.span,
+        "in_layer": target.in_layer,
+    }
+    return facts, end["reason"] if end["reason"] is not None else begin["reason"]

@@ -182,8 +182,10 @@ def check_spans(
         if span.name not in there:
             ends = dict.fromkeys(end for pair in span.ends for end in pair)
             lost = next((end for end in ends if not _matches(known, end)), "")
-            hint = f"no layer matches {lost!r}; {closest(lost, known)}" if lost else "in one model"
-            raise UnknownLayerError(f"there are no such ends of span {span.name!r}: {hint}")
+            why = f"no layer matches {lost!r}; {closest(lost, known)}"
+            raise UnknownLayerError(
+                f"span {span.name!r}: {why if lost else 'no model has both of its ends'}"
+            )
 
 
 def _given(item: Any) -> NamedSpan:

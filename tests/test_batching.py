@@ -333,8 +333,8 @@ class TestArguments:
             "in_range must be finite with lower < upper": {"input_range": (1, 0)},
             "no layer of any model matches 'fc9'; did you mean 'fc": {"layers": "fc9"},
             "no layer of any model matches 'convolution'": {"exclude": ["convolution"]},
-            "no such ends of span 'fc1:fc9': no layer matches 'fc9'": {"spans": "fc1:fc9"},
-            "no such ends of span 'fc1:conv': in one model": {"spans": "fc1:conv"},
+            "span 'fc1:fc9': no layer matches 'fc9'": {"spans": "fc1:fc9"},
+            "span 'fc1:conv': no model has both of its ends": {"spans": "fc1:conv"},
             "a span is a pair of layers": {"spans": "fc1"},
         }.items():
             with pytest.raises((TypeError, ValueError, UnknownLayerError), match=message):
