@@ -6,7 +6,6 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 import networkx as nx
@@ -18,7 +17,6 @@ from onnx_ei.errors import (
     UnboundedSpanError,
     UnknownLayerError,
     UnsupportedModelError,
-    closest,
 )
 from onnx_ei.measures import measure_many
 from onnx_ei.provenance import (
@@ -32,14 +30,21 @@ from onnx_ei.provenance import (
     versions,
 )
 from onnx_ei.results import Measurement
-from onnx_ei.rows import Row, model_row
+from onnx_ei.rows import Row, model_row, span_row
 from onnx_ei.span import Span, span_of
+from onnx_ei.targets import (
+    Spans,
+    Target,
+    check_spans,
+    named_spans,
+    select_layers,
+    targets,
+)
 from onnx_ei.topology import layer_of, model_of, topology_of
 
 if TYPE_CHECKING:
     import onnx
 
-    from onnx_ei.costs import Cost
 
 __all__ = [
     "DEFAULT_MEASURES",
@@ -56,58 +61,17 @@ __all__ = [
 DEFAULT_MEASURES = ("ei", "ei_parts", "sensitivity", "degeneracy", "phi")
 
 
-def select_layers(
-    topology: nx.DiGraph[Any],
-    layers: str | Iterable[str] | None = None,
-    exclude: str | Iterable[str] | None = None,
-    *,
-    strict: bool = True,
-) -> list[str]:
-    """Return the names of the layers that match any of some patterns, in graph order.
-
-    Parameters
-    ----------
-    topology : networkx.DiGraph
-        From :func:`onnx_ei.topology_of`.
-    layers : str or iterable of str, optional
-        Keys or shell patterns (``"layer1.*"``); all layers by default.
-    exclude : str or iterable of str, optional
-        Keys or patterns of layers to leave out of those.
-    strict : bool
-        Whether a pattern that matches nothing is an error.
-
-    Raises
-    ------
-    UnknownLayerError
-        If a pattern matches nothing; the closest keys are named.
-    """
-    keys = [layer_of(topology, key).label for key in topology]
-    chosen = set(keys) if layers is None else _matching(keys, layers, strict)
-    if exclude is not None:
-        chosen -= _matching(keys, exclude, strict)
-    return [k for k in keys if k in chosen]
-
-
-def _matching(keys: list[str], patterns: str | Iterable[str], strict: bool) -> set[str]:
-    found: set[str] = set()
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        # a key may hold the characters of a pattern itself
-        matching = {k for k in keys if k == pattern or fnmatchcase(k, pattern)}
-        if strict and not matching:
-            raise UnknownLayerError(f"no layer matches {pattern!r}; {closest(pattern, keys)}")
-        found |= matching
-    return found
-
-
 def describe(
     topology: nx.DiGraph[Any],
     layers: str | Iterable[str] | None = None,
     *,
     exclude: str | Iterable[str] | None = None,
+    spans: Spans | None = None,
     strict: bool = True,
     positions: str = "one",
     background: str | Mapping[str, Any] | None = None,
     samples: int | None = None,
+    bins: tuple[int, int] = (64, 64),
 ) -> Analysis:
     """List a model's layers without measuring them.
 
@@ -119,14 +83,18 @@ def describe(
         Keys or shell patterns; all layers by default.
     exclude : str or iterable of str, optional
         Keys or patterns of layers to leave out.
+    spans : str, or several, or mapping, optional
+        As for :func:`analyze`.
     strict : bool
         Whether a pattern that matches nothing is an error.
     positions, background
         As in :func:`onnx_ei.ei`.
     samples : int, optional
-        Predict what ``ei``, ``ei_parts`` and ``sensitivity`` of each layer take at 64 bins, where
-        this many samples are drawn; those that the exact engine takes, as far as the operator
-        tells, are predicted as computed. Each layer is run twice for it.
+        Predict what ``ei``, ``ei_parts`` and ``sensitivity`` of each layer take, where this many
+        samples are drawn; those that the exact engine takes, as far as the operator tells, are
+        predicted as computed. Each layer is run twice for it.
+    bins : (int, int)
+        Of an input and an output, for that prediction.
 
     Returns
     -------
@@ -136,23 +104,38 @@ def describe(
     """
     calibration = calibration_of(topology)
     ranges = {} if calibration is None else calibration.ranges
-    costs: dict[str, Mapping[str, Cost]] = {}
+    label, rows = model_of(topology).label, []
+    where = {"positions": positions, "background": background}
+    for target in targets(topology, layers, exclude, spans, strict=strict):
+        row = _described(topology, target, where, None if samples is None else (samples, bins))
+        first, last = (ranges.get(key) for key in (target.in_layer or target.layer, target.layer))
+        in_range = first[0] if first else row.in_range
+        out_range = last[1] if last else row.out_range
+        rows.append(replace(row, model=label, in_range=in_range, out_range=out_range))
+    return Analysis(model=label, rows=tuple(rows), notes=tuple(topology.graph["notes"]))
 
-    def bounds(row: Row, span: Span) -> Mapping[str, Measurement]:
-        ranges.setdefault(row.layer, (span.in_range, span.out_range))
-        if samples is not None:
+
+def _described(
+    topology: nx.DiGraph[Any],
+    target: Target,
+    where: Mapping[str, Any],
+    predict: tuple[int, tuple[int, int]] | None,
+) -> Row:
+    """List one layer or span, with what measuring it takes if that is asked for."""
+    found: dict[str, Any] = {}
+
+    def look(row: Row, span: Span) -> Mapping[str, Measurement]:
+        found.update(in_range=span.in_range, out_range=span.out_range)
+        if predict is not None:
             from onnx_ei.costs import predicted
 
-            costs[row.layer] = predicted(row.kind, row.op_type, span, samples)
+            # of a span the operator at its end tells nothing
+            op_type = row.op_type if row.span is None else ""
+            found["costs"] = predicted(row.kind, op_type, span, predict[0], bins=predict[1])
         return {}
 
-    label, rows = model_of(topology).label, []
-    for key in select_layers(topology, layers, exclude, strict=strict):
-        row = _row(topology, key, bounds, {"positions": positions, "background": background})
-        in_range, out_range = ranges.get(key, (None, None))
-        own = costs.get(key, {})
-        rows.append(replace(row, model=label, in_range=in_range, out_range=out_range, costs=own))
-    return Analysis(model=label, rows=tuple(rows), notes=tuple(topology.graph["notes"]))
+    row = _row(topology, target, look, where)
+    return replace(row, **found)
 
 
 Source = Any
@@ -165,6 +148,7 @@ def analyze(
     layers: str | Iterable[str] | None = None,
     *,
     exclude: str | Iterable[str] | None = None,
+    spans: Spans | None = None,
     input: object = None,
     input_range: tuple[float, float] | None = None,
     on_row: Callable[[Row], object] | None = None,
@@ -182,6 +166,11 @@ def analyze(
         Keys or shell patterns; all layers by default.
     exclude : str or iterable of str, optional
         Keys or shell patterns of layers to leave out.
+    spans : str, or iterable of str or (str, str), or mapping, optional
+        Spans of several layers, each a row after the layers' own: from the input of one layer to
+        the output of another. ``"first:last"`` or ``"name=first:last"``, by keys or patterns that
+        match one layer each; ``[("first", "last")]``, or by name ``{"all": ("first", "last")}``.
+        Of several models, those that have no such layers have no such row.
     input : array, tuple or dict, optional
         An example input, as in :func:`onnx_ei.topology_of`.
     input_range : (float, float), optional
@@ -217,10 +206,12 @@ def analyze(
     names = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
     parameters = check_options("analyze", names, options)
     parameters |= {"input_range": plain(input_range), "input": plain(input)}
+    wanted = named_spans(spans)
     many = isinstance(model, list | tuple)
     sources: Sequence[Source] = model if many else [model]  # type: ignore[assignment]
     rows: list[Row] = []
     notes: list[str] = []
+    keys: list[str] = []
     for label, source in zip(_labels(sources), sources, strict=True):
         try:
             topology = source if isinstance(source, nx.DiGraph) else topology_of(source, input)
@@ -232,12 +223,15 @@ def analyze(
             rows.append(model_row(label or type(source).__name__, str(error)))
             continue
         notes += [note for note in topology.graph["notes"] if note not in notes]
-        for key in select_layers(topology, layers, exclude, strict=not many):
-            row = measured_row(topology, key, names, input_range, facts, options)
+        keys += select_layers(topology)
+        for target in targets(topology, layers, exclude, wanted, strict=not many):
+            row = measured_row(topology, target, names, input_range, facts, options)
             rows.append(replace(row, model=label))
             if on_row is not None:
                 on_row(rows[-1])
-    if many and not rows:
+    if many:
+        check_spans(wanted, (row.span for row in rows), keys)
+    if not rows and many:
         raise UnknownLayerError(f"no layer of {len(sources)} models matches {layers!r}")
     return Analysis(
         model=f"{len(sources)} models" if many else str(label),
@@ -276,24 +270,24 @@ def _hash_of(source: Source) -> str | None:
 
 def measured_row(
     topology: nx.DiGraph[Any],
-    key: str,
+    key: str | Target,
     measures: Sequence[str],
     input_range: tuple[float, float] | None,
     facts: Mapping[str, Any],
     options: Mapping[str, Any],
 ) -> Row:
-    """Measure one layer.
+    """Measure one layer, or one named span.
 
     Parameters
     ----------
     topology : networkx.DiGraph
         Of the model.
-    key : str
-        The layer's name.
+    key : str or Target
+        The layer's name, or what else to measure.
     measures : sequence of str
         Names.
     input_range : (float, float), optional
-        ``in_range`` where the model's own input feeds the layer.
+        ``in_range`` where the model's own input feeds the layer, or the span.
     facts : mapping
         From :func:`onnx_ei.provenance.model_facts`.
     options : mapping
@@ -304,21 +298,21 @@ def measured_row(
     Row
         With the measurements, or with the reason why there are none.
     """
+    target = Target(layer=key) if isinstance(key, str) else key
     own = dict(options)
-    if input_range is not None and topology.in_degree(layer_of(topology, key).key) == 0:
-        own["in_range"] = input_range
-    span_options = {
-        "positions": options.get("positions", "one"),
-        "background": options.get("background"),
-        "activation": options.get("activation"),
-        "in_layer": options.get("in_layer"),
-    }
+    if target.span is not None:
+        own["in_layer"] = target.in_layer
+    if input_range is not None and target.reason is None:
+        first = layer_of(topology, target.layer if target.span is None else target.in_layer)
+        if topology.in_degree(first.key) == 0:
+            own["in_range"] = input_range
+    names = ("positions", "background", "activation", "in_layer")
     started = time.perf_counter()
     row = _row(
         topology,
-        key,
+        target,
         lambda row, _: measure_many(measures, row.layer, topology, **own),
-        span_options,
+        {"positions": "one"} | {name: own[name] for name in names if name in own},
     )
     return replace(
         row,
@@ -356,25 +350,19 @@ def _name(activation: object) -> str | None:
 
 def _row(
     topology: nx.DiGraph[Any],
-    key: str,
+    target: Target,
     work: Callable[[Row, Span], Mapping[str, Measurement]],
     span_options: Mapping[str, Any],
 ) -> Row:
-    node = topology.nodes[layer_of(topology, key).key]
-    facts: dict[str, Any] = {
-        "layer": key,
-        "layer_id": list(topology).index(layer_of(topology, key).key),
-        "op_type": node["op_type"],
-        "kind": node["kind"],
-        "in_activation": _name(node["input"]["activation"]),
-        "out_activation": _name(node["output"]["activation"]),
-        "in_shape": node["input"]["shape"],
-        "out_shape": node["output"]["shape"],
-    }
-    if node["reason"] is not None:
-        return Row(**facts, reason=node["reason"])
+    if target.reason is not None:
+        return span_row(target)
+    facts, reason = _facts(topology, target)
+    if reason is not None:
+        return Row(**facts, reason=reason)
+    if target.in_layer is not None:
+        span_options = {**span_options, "in_layer": target.in_layer}
     try:
-        span = span_of(topology, key, **span_options)
+        span = span_of(topology, target.layer, **span_options)
         facts |= {
             "n_inputs": span.n_inputs,
             "n_outputs": span.n_outputs,
@@ -386,3 +374,24 @@ def _row(
         return Row(**facts, reason=str(error))
     except OnnxEiError as error:
         return Row(**facts, reason=str(error), broken=True)
+
+
+def _facts(topology: nx.DiGraph[Any], target: Target) -> tuple[dict[str, Any], str | None]:
+    """Return what a row says of its layer, or of the two ends of its span; and why not to go on."""
+    last = layer_of(topology, target.layer).key
+    first = last if target.in_layer is None else layer_of(topology, target.in_layer).key
+    begin, end = (topology.nodes[key] for key in (first, last))
+    alone = target.span is None
+    facts = {
+        "layer": target.layer,
+        "layer_id": list(topology).index(last) if alone else None,
+        "op_type": end["op_type"],
+        "kind": end["kind"] if alone else "span",
+        "in_activation": _name(begin["input"]["activation"]),
+        "out_activation": _name(end["output"]["activation"]),
+        "in_shape": begin["input"]["shape"],
+        "out_shape": end["output"]["shape"],
+        "span": target.span,
+        "in_layer": target.in_layer,
+    }
+    return facts, end["reason"] if end["reason"] is not None else begin["reason"]

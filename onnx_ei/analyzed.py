@@ -8,8 +8,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from onnx_ei.frames import Scalar, flat_records, frame, summary_records
-from onnx_ei.resultfile import header_line, line_of, read_results, refuse_others, row_line
-from onnx_ei.rows import FAILURES, Row
+from onnx_ei.jsonlines import line_of
+from onnx_ei.resultfile import header_line, read_results, refuse_others, row_line
+from onnx_ei.rows import FAILURES, Row, in_order
 from onnx_ei.tabular import replaced, write_csv, write_parquet
 
 if TYPE_CHECKING:
@@ -77,7 +78,8 @@ class Analysis:
         -------
         list of dict
             All with the same keys; None where a layer has no such value. The layer's ``model``,
-            ``layer_id``, ``layer``, ``op_type``, ``kind``, ``in_activation``, ``out_activation``,
+            ``layer_id``, ``layer``, ``span`` and ``in_layer`` (of a named span: its name and the
+            layer that begins it), ``op_type``, ``kind``, ``in_activation``, ``out_activation``,
             ``n_inputs``, ``n_outputs``, ``batched``, ``status``, ``reason``; then for each
             measure, such as ``ei``: ``ei`` and ``ei_stderr`` in bits, ``ei_low`` and ``ei_high``
             (the 95 % interval), ``ei_method``, ``ei_estimator``, ``ei_n_samples``,
@@ -268,7 +270,7 @@ class Analysis:
         --------
         See docs/batch.md.
         """
-        rows: dict[tuple[str, str], Row] = {}
+        rows: dict[tuple[str, tuple[bool, str]], Row] = {}
         for part in (self, *others):
             refuse_others(
                 "a part",
@@ -277,11 +279,11 @@ class Analysis:
                 "merge parts of one run",
             )
             for row in part.rows:
-                there = rows.get((row.model, row.layer))
-                rows[row.model, row.layer] = row if there is None else _better(there, row)
-        whole = {model for model, layer in rows if layer}
-        kept = [row for (model, layer), row in rows.items() if layer or model not in whole]
-        kept.sort(key=lambda row: (row.model, -1 if row.layer_id is None else row.layer_id))
+                there = rows.get((row.model, row.place))
+                rows[row.model, row.place] = row if there is None else _better(there, row)
+        whole = {row.model for row in rows.values() if row.layer}
+        kept = [row for row in rows.values() if row.layer or row.model not in whole]
+        kept.sort(key=in_order)
         notes = tuple(dict.fromkeys(note for part in (self, *others) for note in part.notes))
         return replace(self, model=_named(kept, self.model), rows=tuple(kept), notes=notes)
 
@@ -334,8 +336,9 @@ class Analysis:
         Returns
         -------
         list of dict
-            ``model``, ``layers``, ``measured``, ``unmeasurable``, ``failed``, ``unreliable``
-            (layers with a value that cannot be relied on), ``seconds``; and for each scalar
+            ``model``; how many ``layers`` and ``spans`` there are; how many of them are
+            ``measured``, ``unmeasurable``, ``failed`` and ``unreliable`` (with a value that cannot
+            be relied on); ``seconds``; and for each scalar
             measure the mean over the layers that have it, in bits, and how many they are: ``ei``,
             ``ei_layers``.
 
@@ -368,8 +371,9 @@ def _better(there: Row, here: Row) -> Row:
     if there.status in FAILURES:
         return here
     if here.status not in FAILURES and _values(there) != _values(here):
+        what = "layer" if there.span is None else "span"
         raise ValueError(
-            f"layer {there.layer!r} of {there.model!r} has two different values; they were "
+            f"{what} {there.name!r} of {there.model!r} has two different values; they were "
             "measured on other devices or by other versions: leave one part out"
         )
     return there

@@ -15,6 +15,7 @@ from onnx_ei._sampling.parameters import Parameters, whole
 from onnx_ei.analysis import DEFAULT_MEASURES
 from onnx_ei.analyzed import Analysis
 from onnx_ei.provenance import check_options, plain
+from onnx_ei.targets import Spans, named_spans
 from onnx_ei.topology import topology_of
 
 if TYPE_CHECKING:
@@ -35,6 +36,8 @@ def batch(
     layers: str | Iterable[str] | None = None,
     *,
     exclude: str | Iterable[str] | None = None,
+    spans: Spans | None = None,
+    glob: str | None = None,
     input: Any = None,
     input_range: tuple[float, float] | None = None,
     resume: bool = False,
@@ -50,11 +53,14 @@ def batch(
     Parameters
     ----------
     models : path, or iterable of path
-        Files; a folder stands for the .onnx files in it, at any depth.
+        Files; a folder stands for the .onnx files in it, at any depth, or for those that ``glob``
+        matches.
     output : path
         The results file, of JSON lines. It is locked while it is written.
-    measures, layers, exclude, input, input_range
+    measures, layers, exclude, spans, input, input_range
         As for :func:`onnx_ei.analyze`. A pattern must match a layer of one of the models.
+    glob : str, optional
+        Which files of the folders: ``"*.onnx"``, ``"**/*epoch*.onnx"``.
     resume : bool
         Whether to go on with a file that is there: what did not fail is not measured again.
     jobs : int
@@ -114,6 +120,8 @@ def batch(
         measures,
         layers,
         exclude=exclude,
+        spans=spans,
+        glob=glob,
         opener=partial(topology_of, input=input),
         identity={"input": plain(input)},
         input_range=input_range,
@@ -135,6 +143,8 @@ def plan_batch(
     layers: str | Iterable[str] | None,
     *,
     exclude: str | Iterable[str] | None,
+    spans: Spans | None = None,
+    glob: str | None = None,
     opener: partial[nx.DiGraph[Any]],
     identity: Mapping[str, Any],
     input_range: tuple[float, float] | None,
@@ -149,8 +159,8 @@ def plan_batch(
 
     Parameters
     ----------
-    models, output, measures, layers, exclude, input_range, resume, jobs, timeout, max_memory
-        As for :func:`batch`; so are ``matrices`` and ``options``.
+    models, output, measures, layers, exclude, spans, glob, input_range, resume, jobs, timeout
+        As for :func:`batch`; so are ``max_memory``, ``matrices`` and ``options``.
     opener : functools.partial
         Makes a topology of a path; picklable.
     identity : mapping
@@ -168,18 +178,19 @@ def plan_batch(
     parameters |= {"input_range": plain(input_range), "matrices": list(beside), **identity}
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
-    one = isinstance(models, str | os.PathLike)
+    files = model_files([models] if isinstance(models, str | os.PathLike) else models, glob)
     common: dict[str, Any] = {
         "opener": opener,
         "measures": names,
         "matrices": beside,
         "layers": _patterns(layers),
         "exclude": _patterns(exclude),
+        "spans": named_spans(spans),
         "input_range": input_range,
         "options": dict(options),
     }
     return Plan(
-        jobs=tuple(Job(path=path, **common) for path in model_files([models] if one else models)),  # type: ignore[list-item,arg-type]
+        jobs=tuple(Job(path=path, **common) for path in files),
         output=Path(output),
         parameters=parameters,
         resume=resume,

@@ -24,10 +24,11 @@ from onnx_ei.cli_options import (
     ModelPath,
     Percentiles,
     Positions,
+    Spans,
 )
 from onnx_ei.cli_results import compare_command, merge_command, summary_command
 from onnx_ei.cli_run import run_command
-from onnx_ei.cli_showing import print_json, show
+from onnx_ei.cli_showing import PREDICTED_SAMPLES, print_json, show
 
 __all__ = ["app", "main"]
 
@@ -53,14 +54,11 @@ def main() -> NoReturn:
     raise SystemExit(0)
 
 
-PREDICTED_SAMPLES = 100_000
-"""What describe's estimate is for: sampling by threshold mostly ends between 10,000 and 640,000."""
-
-
 @app.command("describe")
 def describe_command(
     model: ModelPath,
     layers: Layers = None,
+    spans: Spans = None,
     positions: Positions = "one",
     input_shape: InputShape = None,
     input: Inputs = None,
@@ -77,7 +75,12 @@ def describe_command(
 
         topology = open_model(model, input_shape, input, background, calibrate, percentiles)
         found = describe(
-            topology, layers, positions=positions, background=background, samples=PREDICTED_SAMPLES
+            topology,
+            layers,
+            spans=spans,
+            positions=positions,
+            background=background,
+            samples=PREDICTED_SAMPLES,
         )
         if json:
             print_json(found.to_dict())

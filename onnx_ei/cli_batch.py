@@ -43,7 +43,9 @@ def run_batch(given: Namespace) -> None:
 
     plan = _plan(given)
     if given.dry_run:
-        _list(plan, given.json)
+        from onnx_ei.cli_plan import show_plan
+
+        show_plan(plan, given.json)
         return
     check_device(given.device)
     with _stoppable(plan):
@@ -82,6 +84,8 @@ def _plan(given: Namespace) -> Plan:
         measure_names(given.measures),
         given.layers,
         exclude=given.exclude,
+        spans=given.spans,
+        glob=given.glob,
         opener=opener,
         identity=_identity(given),
         input_range=options.pop("input_range"),
@@ -144,39 +148,11 @@ def _measure(plan: Plan, quiet: bool) -> None:
         terminal = bar.console.is_terminal
 
         def done(row: Row, count: int, total: int) -> None:
-            bar.update(task, completed=count, total=total, description=row.layer[-40:])
+            bar.update(task, completed=count, total=total, description=row.name[-40:])
             if not terminal:
                 say(f"[{count}/{total}] {line_of_row(row)}")
 
         run(plan, done)
-
-
-def _list(plan: Plan, as_json: bool) -> None:
-    """Print what would be measured."""
-    from onnx_ei._batch.running import survey
-
-    states = list(survey(plan))
-    words = [
-        "to do"
-        if not state.done
-        else "done"
-        if state.row.status == "measured"
-        else state.row.status
-        for state in states
-    ]
-    if as_json:
-        print_json(
-            [
-                {"model": s.job.path, "layer": s.row.layer, "state": word, "reason": s.row.reason,
-                 "n_inputs": s.row.n_inputs, "n_outputs": s.row.n_outputs}
-                for s, word in zip(states, words, strict=True)
-            ]
-        )  # fmt: skip
-        return
-    from onnx_ei.tables import plan_table
-
-    print_table(plan_table([(s.job.path, s.row) for s in states], words))
-    say(f"{words.count('to do')} of {len(states)} layers to measure, to {plan.output}")
 
 
 def _end(rows: list[Row]) -> None:

@@ -11,6 +11,8 @@ import typer
 __all__ = ["read_config"]
 
 _NOT_IN_A_FILE = ("config", "debug", "help")
+_BY_NAME = {"spans": ":", "input_shape": ",", "input": ","}
+"""Options of NAME=VALUE, which may be a table, and what joins a value of several parts."""
 
 
 def read_config(context: typer.Context, path: Path | None) -> Path | None:
@@ -53,6 +55,8 @@ def _option(path: Path, key: str, value: Any, known: dict[Any, Any]) -> tuple[st
         options = (str(option).replace("_", "-") for option in known)
         raise typer.BadParameter(f"{path}: unknown option {key!r}; {closest(key, options)}")
     parameter = known[name]
+    if isinstance(value, dict) and name in _BY_NAME:
+        value = [f"{n}={_joined(of, _BY_NAME[name])}" for n, of in value.items()]
     flag = bool(getattr(parameter, "is_flag", False))
     many = bool(getattr(parameter, "multiple", False)) or parameter.nargs == -1
     if isinstance(value, bool) != flag or isinstance(value, dict):
@@ -60,6 +64,9 @@ def _option(path: Path, key: str, value: Any, known: dict[Any, Any]) -> tuple[st
         raise typer.BadParameter(f"{path}: {key} must be {wanted}, got {value!r}")
     if many:
         return name, [str(item) for item in (value if isinstance(value, list) else [value])]
-    if isinstance(value, list):  # measures = ["ei", "phi"], input-range = [0, 1]
-        return name, ",".join(str(item) for item in value)
-    return name, value
+    return name, _joined(value, ",") if isinstance(value, list) else value
+
+
+def _joined(value: Any, separator: str) -> str:
+    """Return what the command line would say: measures = ["ei", "phi"], input-range = [0, 1]."""
+    return separator.join(map(str, value)) if isinstance(value, list) else str(value)

@@ -18,12 +18,22 @@ __all__ = [
     "ModelPath",
     "Percentiles",
     "Positions",
+    "Spans",
 ]
 
 ModelPath = Annotated[str, typer.Argument(metavar="MODEL", help="An .onnx file.")]
 Layers = Annotated[
     list[str] | None,
     typer.Option("--layers", "-l", metavar="GLOB", help="Layers by key or pattern; repeatable."),
+]
+Spans = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--spans",
+        metavar="[NAME=]FIRST:LAST",
+        help="From the input of one layer to the output of another, by keys or patterns that match "
+        "one each: a row of its own; repeatable.",
+    ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks.")]

@@ -13,6 +13,7 @@ from onnx_ei.cli_showing import print_json, print_table
 
 if TYPE_CHECKING:
     from onnx_ei.analyzed import Analysis
+    from onnx_ei.frames import Scalar
 
 __all__ = ["compare_command", "merge_command", "summary_command"]
 
@@ -32,7 +33,7 @@ def summary_command(
     with errors(debug):
         found = _merged(results)
         if table is not None:
-            _write(found, table)
+            _write(found.to_records(), table)
         if json:
             print_json(found.summary())
         else:
@@ -53,7 +54,7 @@ def compare_command(
         str | None, typer.Option(metavar="MODEL", help="Which model of B, where it holds several.")
     ] = None,
     table: Annotated[
-        Path | None, typer.Option("--table", "-t", metavar="FILE", help="Write it here too: .csv.")
+        Path | None, typer.Option("--table", "-t", metavar="FILE", help=_TABLE)
     ] = None,
     json: Json = False,
     debug: Debug = False,
@@ -63,9 +64,7 @@ def compare_command(
         a, b = _chosen("--model-a", first, model_a), _chosen("--model-b", second, model_b)
         found = a.compare(b)
         if table is not None:
-            if table.suffix != ".csv":
-                raise ValueError(f"--table: {table} must end in .csv")
-            found.to_csv(table)
+            _write(found.to_records(), table)
         if json:
             print_json(found.to_records())
         else:
@@ -89,7 +88,7 @@ def merge_command(
         try:
             found.to_jsonl(output)
         except OSError as error:
-            raise ValueError(f"{output} cannot be written: {error.strerror}") from error
+            raise _unwritable(output, error) from error
         say(f"{len(found.rows)} rows of {len(results)} files are in {output}")
 
 
@@ -118,11 +117,16 @@ def _chosen(option: str, path: Path, model: str | None) -> Analysis:
     return found
 
 
-def _write(found: Analysis, path: Path) -> None:
-    writers = {".csv": found.to_csv, ".parquet": found.to_parquet}
-    if path.suffix not in writers:
-        raise ValueError(f"--table: {path} must end in .csv or .parquet")
+def _write(records: list[dict[str, Scalar]], path: Path) -> None:
+    from onnx_ei.tabular import write_table
+
     try:
-        writers[path.suffix](path)
+        write_table(path, records)
+    except ValueError as error:
+        raise ValueError(f"--table: {error}") from None
     except OSError as error:
-        raise ValueError(f"{path} cannot be written: {error.strerror}") from error
+        raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> ValueError:
+    return ValueError(f"{path} cannot be written: {error.strerror}")

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from argparse import Namespace
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from onnx_ei.cli_config import read_config
+from onnx_ei import cli_run_options as of
 from onnx_ei.cli_errors import MODEL, errors, say
 from onnx_ei.cli_options import (
     Background,
@@ -20,6 +19,7 @@ from onnx_ei.cli_options import (
     Layers,
     Percentiles,
     Positions,
+    Spans,
 )
 from onnx_ei.cli_showing import layer_bar, print_json, show
 
@@ -29,118 +29,39 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_names", "run_command"]
 
-_WITH_OUTPUT = {"resume": False, "dry_run": False, "matrices": None, "jobs": 1, "timeout": None,
-                "memory_limit": None, "quiet": False}  # fmt: skip
-"""Options of a batch alone, with their defaults."""
-
 
 def run_command(
-    models: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="MODELS...", help="An .onnx file; with -o several, or folders of them."
-        ),
-    ] = None,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "--output",
-            "-o",
-            metavar="FILE",
-            help="A results file of JSON lines: each row is on the disk as soon as it is done.",
-        ),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with an output that is there.")
-    ] = False,
+    models: of.Models = None,
+    output: of.Output = None,
+    glob: of.Glob = None,
+    resume: of.Resume = False,
     layers: Layers = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option("--exclude", "-x", metavar="GLOB", help="Layers to leave out; repeatable."),
-    ] = None,
-    measures: Annotated[
-        str, typer.Option("--measures", "-m", metavar="NAMES", help="Measures, comma-separated.")
-    ] = "ei,ei_parts,sensitivity,degeneracy,phi",
-    samples: Annotated[
-        int | None,
-        typer.Option(help="Samples of every measure; by default as many as --threshold needs."),
-    ] = None,
-    threshold: Annotated[
-        float, typer.Option(help="Relative error at which automatic sampling stops.")
-    ] = 0.05,
-    max_samples: Annotated[
-        int, typer.Option(help="Where automatic sampling stops in any case.")
-    ] = 1_000_000,
-    bins: Annotated[int, typer.Option(help="Bins of every unit.")] = 64,
-    input_range: Annotated[
-        str | None,
-        typer.Option(metavar="LO,HI", help="Range of the layers that the model's input feeds."),
-    ] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the noise.")] = 0,
-    estimator: Annotated[
-        str | None,
-        typer.Option(help="From counts to bits: 'jackknife', 'plugin' ...; by default measure's."),
-    ] = None,
-    method: Annotated[
-        str,
-        typer.Option(
-            help="'sample', 'exact' (pairwise measures of layers that are affine up to their "
-            "activation) or 'auto': exact where it applies and no --samples are given."
-        ),
-    ] = "auto",
-    tolerance: Annotated[
-        float, typer.Option(help="Error bound of exact values, in bits a pair.")
-    ] = 1e-6,
-    device: Annotated[str, typer.Option(help="'cpu', 'cuda' or 'cuda:N'.")] = "cpu",
+    exclude: of.Exclude = None,
+    spans: Spans = None,
+    measures: of.Measures = "ei,ei_parts,sensitivity,degeneracy,phi",
+    samples: of.Samples = None,
+    threshold: of.Threshold = 0.05,
+    max_samples: of.MaxSamples = 1_000_000,
+    bins: of.Bins = 64,
+    input_range: of.InputRange = None,
+    seed: of.Seed = 0,
+    estimator: of.Estimator = None,
+    method: of.Method = "auto",
+    tolerance: of.Tolerance = 1e-6,
+    device: of.Device = "cpu",
     positions: Positions = "one",
     input_shape: InputShape = None,
     input: Inputs = None,
     calibrate: Calibrate = None,
     percentiles: Percentiles = None,
     background: Background = None,
-    matrices: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="With -o: a folder for the matrices of ei_parts and sensitivity, an .npz file a "
-            "layer.",
-        ),
-    ] = None,
-    jobs: Annotated[
-        int,
-        typer.Option(
-            "--jobs", "-j", min=1, help="With -o: layers at once. No value depends on it."
-        ),
-    ] = 1,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            metavar="SECONDS", help="With -o: for a layer; what takes longer is ended alone."
-        ),
-    ] = None,
-    memory_limit: Annotated[
-        int | None,
-        typer.Option(
-            metavar="MIB",
-            min=1,
-            help="With -o: for a process; what takes more is ended alone (Linux).",
-        ),
-    ] = None,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="With -o: list what would be measured.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="With -o: no progress and no summary.")
-    ] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TOML",
-            callback=read_config,
-            is_eager=True,
-            help="A file of options, by their long names, and models; the command line goes first.",
-        ),
-    ] = None,
+    matrices: of.Matrices = None,
+    jobs: of.Jobs = 1,
+    timeout: of.Timeout = None,
+    memory_limit: of.MemoryLimit = None,
+    dry_run: of.DryRun = False,
+    quiet: of.Quiet = False,
+    config: of.Config = None,
     json: Json = False,
     debug: Debug = False,
 ) -> None:
@@ -151,17 +72,23 @@ def run_command(
     """
     given = Namespace(**locals())
     with errors(debug):
-        if output is not None:
-            from onnx_ei.cli_batch import run_batch
+        _run(given)
 
-            run_batch(given)
-            return
-        if not models or len(models) > 1:
-            raise ValueError(f"one MODEL is needed, got {len(models or ())}; several need -o FILE")
-        for name, default in _WITH_OUTPUT.items():
-            if getattr(given, name) != default:
-                raise ValueError(f"--{name.replace('_', '-')}: goes with -o FILE")
-        _run_one(models[0], given)
+
+def _run(given: Namespace) -> None:
+    """Measure to a file where one is named, else to the terminal."""
+    if given.output is not None:
+        from onnx_ei.cli_batch import run_batch
+
+        run_batch(given)
+        return
+    models = given.models or []
+    if len(models) != 1:
+        raise ValueError(f"one MODEL is needed, got {len(models)}; several need -o FILE")
+    for name, default in of.BATCH_ONLY.items():
+        if getattr(given, name) != default:
+            raise ValueError(f"--{name.replace('_', '-')}: goes with -o FILE")
+    _run_one(models[0], given)
 
 
 def _run_one(model: str, given: Namespace) -> None:
@@ -180,7 +107,8 @@ def _run_one(model: str, given: Namespace) -> None:
         given.calibrate,
         given.percentiles,
     )
-    found = _measured(topology, names, given.layers, exclude=given.exclude, **options)
+    which = {"layers": given.layers, "exclude": given.exclude, "spans": given.spans}
+    found = _measured(topology, names, which, options)
     if given.json:
         print_json(found.to_dict())
     else:
@@ -191,7 +119,7 @@ def _run_one(model: str, given: Namespace) -> None:
             say(remark)
     broken = [row for row in found.rows if row.broken]
     for row in broken:
-        say(f"error: {row.layer}: {row.reason}")
+        say(f"error: {row.name}: {row.reason}")
     nothing = None if any(row.measurements for row in found.rows) else _nothing(topology, found)
     if nothing is not None:
         say(f"error: no layer could be measured: {nothing}")
@@ -261,23 +189,24 @@ def measure_names(given: str) -> list[str]:
 
 
 def _measured(
-    topology: Any, names: list[str], layers: list[str] | None, **options: Any
+    topology: Any, names: list[str], which: dict[str, Any], options: dict[str, Any]
 ) -> Analysis:
     """Measure with a progress bar on standard error; warnings become marks in the table."""
     import warnings
 
-    from onnx_ei.analysis import analyze, select_layers
+    from onnx_ei.analysis import analyze
     from onnx_ei.errors import OnnxEiWarning
+    from onnx_ei.targets import targets
 
-    total = len(select_layers(topology, layers, options["exclude"]))
+    total = len(targets(topology, **which))
     with warnings.catch_warnings(), layer_bar(total) as (bar, task):
         # every one of them is a field of the measurement, shown as a mark and a remark
         warnings.simplefilter("ignore", OnnxEiWarning)
 
         def done(row: Row) -> None:
-            bar.update(task, advance=1, description=row.layer[-40:])
+            bar.update(task, advance=1, description=row.name[-40:])
 
-        return analyze(topology, names, layers, on_row=done, **options)
+        return analyze(topology, names, on_row=done, **which, **options)
 
 
 def _nothing(topology: Any, found: Analysis) -> str | None:

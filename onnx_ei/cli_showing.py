@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from onnx_ei.analyzed import Analysis
     from onnx_ei.rows import Row
 
-__all__ = ["layer_bar", "line_of_row", "print_json", "print_table", "show"]
+__all__ = ["PREDICTED_SAMPLES", "layer_bar", "line_of_row", "print_json", "print_table", "show"]
+
+PREDICTED_SAMPLES = 100_000
+"""What an estimate is for: sampling by threshold mostly ends between 10,000 and 640,000."""
 
 
 def print_json(content: object) -> None:
@@ -64,7 +67,7 @@ def layer_bar(total: int | None) -> Iterator[tuple[Progress, Any]]:
 
 def line_of_row(row: Row) -> str:
     """Return what a log says of a row: its values with their errors, or why it has none."""
-    name = f"{row.model} {row.layer}".rstrip()
+    name = f"{row.model} {row.name}".rstrip()
     if row.status != "measured":
         return f"{name}: {row.status}: {row.reason}"
     taken = row.measurements.items()

@@ -48,7 +48,7 @@ class Comparison:
         Returns
         -------
         list of dict
-            ``layer``, ``status_a``, ``status_b`` (None where that model has no such layer),
+            ``layer`` or ``span``, ``status_a``, ``status_b`` (None where that model has none such),
             ``differs`` (in what the two measurements are not alike, so that their difference says
             more of the parameters than of the layer; None where they are); and for each measure,
             such as ``ei``: ``ei_a``, ``ei_b``, ``ei_difference`` and ``ei_difference_stderr`` in
@@ -99,7 +99,8 @@ def compare(first: Analysis, second: Analysis) -> Comparison:
     Returns
     -------
     Comparison
-        A row for each layer of the first, then for those that only the second has.
+        A row for each layer of the first, then for those that only the second has; so for named
+        spans, which are matched by name.
 
     Raises
     ------
@@ -127,7 +128,7 @@ def compare(first: Analysis, second: Analysis) -> Comparison:
                 f"a comparison is of one model with one other, and these are {len(models)} "
                 f"({models[0]!r}, {models[1]!r} ...); choose with Analysis.of(model)"
             )
-    sides = [{row.layer: row for row in found.rows if row.layer} for found in (first, second)]
+    sides = [{row.place: row for row in found.rows if row.layer} for found in (first, second)]
     taken = (m for side in sides for row in side.values() for m in row.measurements.values())
     measures = tuple(dict.fromkeys(m.name for m in taken if isinstance(m.value, float | int)))
     layers = dict.fromkeys([*sides[0], *sides[1]])
@@ -140,10 +141,11 @@ def compare(first: Analysis, second: Analysis) -> Comparison:
 
 
 def _record(
-    layer: str, first: Row | None, second: Row | None, measures: tuple[str, ...]
+    place: tuple[bool, str], first: Row | None, second: Row | None, measures: tuple[str, ...]
 ) -> dict[str, Scalar]:
     record: dict[str, Scalar] = {
-        "layer": layer,
+        "layer": None if place[0] else place[1],
+        "span": place[1] if place[0] else None,
         "status_a": None if first is None else first.status,
         "status_b": None if second is None else second.status,
         "differs": None,

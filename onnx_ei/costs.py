@@ -262,8 +262,10 @@ def work_of(runner: SpanRunner, *, affine: bool) -> Work:
     )
 
 
-def predicted(kind: str, op_type: str, span: Span, samples: int) -> dict[str, Cost]:
-    """Return what each measure of a layer will take at 64 bins.
+def predicted(
+    kind: str, op_type: str, span: Span, samples: int, *, bins: tuple[int, int] = (64, 64)
+) -> dict[str, Cost]:
+    """Return what each measure of a layer will take.
 
     Parameters
     ----------
@@ -273,6 +275,8 @@ def predicted(kind: str, op_type: str, span: Span, samples: int) -> dict[str, Co
         The layer's; it is run twice.
     samples : int
         Samples of what is sampled.
+    bins : (int, int)
+        Of an input and an output.
 
     Returns
     -------
@@ -287,7 +291,8 @@ def predicted(kind: str, op_type: str, span: Span, samples: int) -> dict[str, Co
 
     affine = kind in ("dense", "conv") or op_type in AFFINE_POOLS
     work = work_of(runner(span), affine=affine)
-    return {name: cost_of(name, work, machine_at_hand(), samples) for name in MEASURED}
+    machine = machine_at_hand(*bins)
+    return {name: cost_of(name, work, machine, samples, bins=bins) for name in MEASURED}
 
 
 @lru_cache(maxsize=16)

@@ -21,8 +21,8 @@ __all__ = ["Scalar", "column_type", "flat_records", "frame", "summary_records"]
 
 Scalar: TypeAlias = str | int | float | bool | None
 
-LAYER = ("model", "layer_id", "layer", "op_type", "kind", "in_activation", "out_activation",
-         "n_inputs", "n_outputs", "batched", "status", "reason")  # fmt: skip
+LAYER = ("model", "layer_id", "layer", "span", "in_layer", "op_type", "kind", "in_activation",
+         "out_activation", "n_inputs", "n_outputs", "batched", "status", "reason")  # fmt: skip
 FACTS = ("model_sha256", "opset", "producer", "definitions")
 PACKAGES = ("onnx_ei", "onnx", "onnxruntime", "numba", "numpy")
 EACH = ("coverage", "adequacy", "reliable", "singletons", "saturation", "upper_bound")
@@ -30,6 +30,8 @@ EACH = ("coverage", "adequacy", "reliable", "singletons", "saturation", "upper_b
 ONCE = ("method", "estimator", "n_samples", "out_of_range", "converged")
 TEXT = (
     "model",
+    "layer",
+    "span",
     "activation",
     "reason",
     "provider",
@@ -80,7 +82,7 @@ def flat_records(
         record["layer"] = row.layer or None
         for name in wanted:
             if name in row.measurements:
-                record |= _columns(row.measurements[name], row.layer, measures is None)
+                record |= _columns(row.measurements[name], row.name, measures is None)
         rows.append(record)
     origins = [_origin(row) for row in analysis.rows]
     columns = dict.fromkeys(name for record in rows for name in record)
@@ -247,13 +249,15 @@ def _scalars(rows: Sequence[Row]) -> list[str]:
 
 
 def _summed(model: str, rows: list[Row], scalars: list[str]) -> dict[str, Scalar]:
-    layers = [row for row in rows if row.layer]
-    doubtful = [r for r in layers if any(m.reliable is False for m in r.measurements.values())]
+    layers = [row for row in rows if row.layer and row.span is None]
+    spans = [row for row in rows if row.span is not None]
+    doubtful = [r for r in rows if any(m.reliable is False for m in r.measurements.values())]
     record: dict[str, Scalar] = {
         "model": model,
         "layers": len(layers),
-        "measured": sum(row.status == "measured" for row in layers),
-        "unmeasurable": sum(row.status == "unmeasurable" for row in layers),
+        "spans": len(spans),
+        "measured": sum(row.status == "measured" for row in rows),
+        "unmeasurable": sum(row.status == "unmeasurable" for row in rows),
         "failed": sum(row.status in FAILURES for row in rows),
         "unreliable": len(doubtful),
         "seconds": sum(row.seconds or 0.0 for row in rows),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, Unpack
 
 import networkx as nx
@@ -12,20 +12,18 @@ from numpy.typing import ArrayLike, NDArray
 
 from onnx_ei._sampling.engine import DROPPED_SHARE, GroupsArgument, sample, warn
 from onnx_ei._sampling.parameters import (
-    DEFAULT_MAX_SAMPLES,
-    DEFAULT_TOLERANCE,
+    OPTION_DEFAULTS,
     Options,
     Parameters,
     Range,
     Unasked,
     with_options,
 )
-from onnx_ei._sampling.progress import ProgressOption
 from onnx_ei._sampling.quantities import quantities
 from onnx_ei._sampling.source import binned
 from onnx_ei.binning import Binning
 from onnx_ei.calibration import resolve_ranges
-from onnx_ei.errors import OutOfRangeWarning
+from onnx_ei.errors import OutOfRangeWarning, closest
 from onnx_ei.exact import computed, mixed_quantities, plan_of, terms_of
 from onnx_ei.histogram import joint_counts
 from onnx_ei.information import DEFAULT_ESTIMATOR, information_of_counts
@@ -141,15 +139,7 @@ def measure_many(
     groups: GroupsArgument | None = None,
     against: str = "ei",
     pvalues: bool = False,
-    seed: int = 0,
-    estimator: str = DEFAULT_ESTIMATOR,
-    method: str = "auto",
-    tolerance: float = DEFAULT_TOLERANCE,
-    positions: str = "one",
-    background: Any = None,
-    max_samples: int = DEFAULT_MAX_SAMPLES,
-    memory_limit: int | None = None,
-    progress: ProgressOption = None,
+    **options: Unpack[Options],
 ) -> dict[str, Measurement]:
     """Take several measures of a span at once: those that want the same samples share them.
 
@@ -189,6 +179,8 @@ def measure_many(
     >>> round(found["ei"].value, 2), abs(found["phi"].value) < 0.01
     (4.0, True)
     """
+    where, sampling = _apart("measure_many", options)
+    where |= {"in_layer": in_layer, "activation": activation}
     ranges = resolve_ranges(topology, layer, in_layer, in_range, out_range, activation)
     parameters = Parameters(
         threshold=threshold,
@@ -199,27 +191,40 @@ def measure_many(
         in_bins=in_bins,
         out_range=ranges[1],
         out_bins=out_bins,
-        seed=seed,
-        estimator=estimator,
-        method=method,
-        tolerance=tolerance,
-        max_samples=max_samples,
-        memory_limit=memory_limit,
-        progress=progress,
         pvalues=pvalues,
+        **sampling,
     )
+    # not by the parameters, which hold a plain number
+    asked = pvalues or (samples is not None and not isinstance(samples, Unasked))
+    return _taken(names, layer, topology, parameters, where, device, asked, groups, against)
+
+
+def _apart(caller: str, options: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the options that say what the span is, and those of the sampling."""
+    for name in options:
+        if name not in Options.__annotations__:
+            raise TypeError(f"{caller} has no option {name!r}; {closest(name, OPTION_DEFAULTS)}")
+    where = {name: options.get(name, OPTION_DEFAULTS[name]) for name in ("positions", "background")}
+    return where, {name: value for name, value in options.items() if name not in where}
+
+
+def _taken(
+    names: Sequence[str],
+    layer: Hashable,
+    topology: nx.DiGraph[Any],
+    parameters: Parameters,
+    where: dict[str, Any],
+    device: object,
+    asked: bool,
+    groups: GroupsArgument | None,
+    against: str,
+) -> dict[str, Measurement]:
+    """Take the measures of a span: those that can be computed by the plan, then the others."""
     # Before the span: a wrong name should not wait for a model to be cut.
     wanted = list(quantities(names, parameters, groups=groups, against=against))
-    if pvalues:
-        _check_tested(wanted, method)
-    asked = pvalues or (samples is not None and not isinstance(samples, Unasked))
+    if parameters.pvalues:
+        _check_tested(wanted, parameters.method)
     plan = plan_of(wanted, parameters, against=against, samples_given=asked)
-    where: dict[str, Any] = {
-        "in_layer": in_layer,
-        "activation": activation,
-        "positions": positions,
-        "background": background,
-    }
     span = span_of(topology, layer, **where)
     run = runner(span, device)
     started = time.perf_counter()

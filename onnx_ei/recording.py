@@ -17,9 +17,10 @@ import networkx as nx
 from onnx_ei._sampling.parameters import Parameters, whole
 from onnx_ei.analysis import select_layers
 from onnx_ei.calibration import resolve_ranges
+from onnx_ei.jsonlines import Appender
 from onnx_ei.measuring import measure_many
 from onnx_ei.provenance import calibrated_names, check_options, plain, versions
-from onnx_ei.records import FIELDS, FORMAT, Label, begun
+from onnx_ei.records import FIELDS, RECORDING, Label
 from onnx_ei.results import Measurement
 from onnx_ei.topology import layer_of
 
@@ -101,22 +102,21 @@ class Recorder:
         for name in calibrated_names(options):
             parameters[name] = {n: list(found[name]) for n, found in self._calibrated.items()}
         header = {
-            "format": FORMAT,
+            "format": RECORDING.format,
             "measures": list(self.measures),
             "layers": list(self.layers),
             "parameters": parameters | {"input_range": plain(input_range)},
             "fields": list(FIELDS),
             "versions": versions(),
         }
-        there, length = begun(self.path)
+        there, length = RECORDING.begun(self.path)
         if there is not None:
             _refuse_others(self.path, there, header)
         # a file that an earlier version began goes on with the fields that it has
         self._fields = tuple(FIELDS if there is None else there["fields"])
-        self._file = open(self.path, "ab")  # noqa: SIM115 - closed by close()
-        self._file.truncate(length)
+        self._file = Appender(self.path, length, "make a recorder of the same file")
         if there is None:
-            self._write(header)
+            self._file.write(header)
 
     def record(self, step: int, /, **labels: Any) -> dict[str, dict[str, Measurement]]:
         """Measure the layers as they are now, and append a line for each.
@@ -138,6 +138,8 @@ class Recorder:
         TypeError, ValueError
             If the step or a label is of another kind, or the recorder is closed; beside what
             :func:`onnx_ei.measure` raises and warns of.
+        OutputError
+            If the disk is full, or fails; the file can be continued.
         """
         line = {"step": whole("step", step, 0)}
         noted = {name: _label(name, value) for name, value in labels.items()}
@@ -151,7 +153,7 @@ class Recorder:
                 options["in_range"] = self._input_range
             found[layer] = measure_many(self.measures, layer, self._topology, **options)
             points = {name: _kept(found[layer][name], self._fields) for name in found[layer]}
-            self._write({**line, "layer": layer, "labels": noted, "points": points})
+            self._file.write({**line, "layer": layer, "labels": noted, "points": points})
         return found
 
     def close(self) -> None:
@@ -165,12 +167,6 @@ class Recorder:
     def __exit__(self, *error: object) -> None:
         """Close the file."""
         self.close()
-
-    def _write(self, line: Mapping[str, Any]) -> None:
-        text = json.dumps(line, separators=(",", ":"), allow_nan=False)
-        self._file.write(text.encode() + b"\n")
-        self._file.flush()
-        os.fsync(self._file.fileno())
 
 
 def _refuse_others(path: Path, there: Mapping[str, Any], here: Mapping[str, Any]) -> None:

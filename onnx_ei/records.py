@@ -1,30 +1,28 @@
 """What a training run recorded: its file, and time series of it.
 
 A recording is a text file. Its first line says how everything in it was measured; each line after
-that is one layer at one step. A last line without an end is what a crash left of one.
+that is one layer at one step.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from itertools import pairwise
-from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from onnx_ei.errors import UnknownLayerError, closest
+from onnx_ei.jsonlines import JsonLines
 from onnx_ei.results import adequacy_of
 
-__all__ = ["FIELDS", "FORMAT", "Label", "Point", "Record", "Recording", "begun", "read_records"]
+__all__ = ["FIELDS", "RECORDING", "Label", "Point", "Record", "Recording", "read_records"]
 
 Label: TypeAlias = str | int | float | bool | None
-FORMAT = "onnx_ei recording 1"
-_BEGINNING = json.dumps({"format": FORMAT}, separators=(",", ":"))[:-1].encode()
+RECORDING = JsonLines(noun="recording", done="recorded", version=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,77 +197,24 @@ def read_records(path: str | os.PathLike[str]) -> Recording:
     --------
     See :class:`Recorder`.
     """
-    lines, rest = _lines(Path(path))
-    if not lines:
-        raise ValueError(f"{path} holds no whole line: nothing was recorded yet")
-    header = _header(Path(path), lines[0])
-    rows: dict[tuple[Any, ...], Record] = {}
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            row = json.loads(line)
-            points = {
-                name: Point(**dict(zip(header["fields"], values, strict=True)))
-                for name, values in row["points"].items()
-            }
-            record = Record(
-                step=row["step"], layer=row["layer"], labels=row["labels"], points=points
-            )
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number} is damaged ({error}); remove it") from error
-        key = (record.step, record.layer, *sorted(record.labels.items()))
-        rows.pop(key, None)
-        rows[key] = record
+    header, entries, incomplete = RECORDING.read(path, _record, _key)
     return Recording(
         measures=tuple(header["measures"]),
         layers=tuple(header["layers"]),
         parameters=header["parameters"],
         versions=header["versions"],
-        rows=tuple(rows.values()),
-        incomplete=bool(rest),
+        rows=tuple(entry.content for entry in entries),
+        incomplete=incomplete,
     )
 
 
-def begun(path: Path) -> tuple[dict[str, Any] | None, int]:
-    """Look at a file that may be a recording to continue.
-
-    Parameters
-    ----------
-    path : Path
-        The file; it need not exist.
-
-    Returns
-    -------
-    header : dict or None
-        Its first line; None where there is none yet.
-    length : int
-        Bytes of whole lines; what follows a crash cut off.
-
-    Raises
-    ------
-    ValueError
-        If it is another kind of file.
-    """
-    if not path.exists():
-        return None, 0
-    lines, rest = _lines(path)
-    if not lines and rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
-        raise _no_recording(path)
-    length = sum(len(line) + 1 for line in lines)
-    return (_header(path, lines[0]) if lines else None), length
+def _record(header: Mapping[str, Any], row: Mapping[str, Any]) -> Record:
+    points = {
+        name: Point(**dict(zip(header["fields"], values, strict=True)))
+        for name, values in row["points"].items()
+    }
+    return Record(step=row["step"], layer=row["layer"], labels=row["labels"], points=points)
 
 
-def _lines(path: Path) -> tuple[list[bytes], bytes]:
-    """Return the whole lines of a file, and what follows the last of them."""
-    *lines, rest = path.read_bytes().split(b"\n")
-    return lines, rest
-
-
-def _header(path: Path, line: bytes) -> dict[str, Any]:
-    if not line.startswith(_BEGINNING):
-        raise _no_recording(path)
-    header: dict[str, Any] = json.loads(line)
-    return header
-
-
-def _no_recording(path: Path) -> ValueError:
-    return ValueError(f"{path} is no recording ({FORMAT!r}); choose another file")
+def _key(record: Record) -> tuple[Any, ...]:
+    return record.step, record.layer, *sorted(record.labels.items())

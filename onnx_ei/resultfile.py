@@ -1,34 +1,29 @@
 """A results file: JSON lines, the first of which says how all the others were measured.
 
-Each line after it is one layer of one model. A last line without an end is what a crash left of
-one. The file is read here and begun here; what appends to it is a batch.
+Each line after it is one layer of one model. The file is read here; what writes it is a batch.
 """
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
+from onnx_ei.jsonlines import Entry, JsonLines
 from onnx_ei.provenance import DEFINITIONS, key_of, versions
-from onnx_ei.rows import FAILURES, Row
+from onnx_ei.rows import FAILURES, Row, in_order
 
 __all__ = [
-    "FORMAT",
-    "begun",
+    "RESULTS",
     "done",
     "header_line",
-    "line_of",
+    "lines_that_count",
     "read_results",
     "refuse_others",
     "row_line",
 ]
 
-FORMAT = "onnx_ei results 1"
-_BEGINNING = json.dumps({"format": FORMAT}, separators=(",", ":"))[:-1].encode()
-_KIND = "onnx_ei results "
+RESULTS = JsonLines(noun="results file", done="measured", version=1)
 
 
 def header_line(measures: Iterable[str], parameters: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,7 +37,7 @@ def header_line(measures: Iterable[str], parameters: Mapping[str, Any]) -> dict[
         How, in JSON's types.
     """
     return {
-        "format": FORMAT,
+        "format": RESULTS.format,
         "definitions": DEFINITIONS,
         "measures": list(measures),
         "parameters": dict(parameters),
@@ -61,13 +56,11 @@ def row_line(row: Row, header: Mapping[str, Any]) -> dict[str, Any]:
         From :func:`header_line`.
     """
     sha = row.provenance.get("model_sha256")
-    key = key_of(sha, row.layer, header["measures"], header["parameters"])
+    parameters = header["parameters"]
+    if row.span is not None:  # a result is that of its ends, whatever they are called
+        parameters = {**parameters, "in_layer": row.in_layer}
+    key = key_of(sha, row.layer, header["measures"], parameters)
     return {"key": key, **row.to_dict()}
-
-
-def line_of(content: Mapping[str, Any]) -> bytes:
-    """Return one line of JSON, its end included."""
-    return json.dumps(content, separators=(",", ":"), allow_nan=False).encode() + b"\n"
 
 
 def read_results(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row], bool]:
@@ -83,8 +76,8 @@ def read_results(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row
     header : dict
         Its first line.
     rows : list of Row
-        One for each layer of each model, by model in the order of their names, then by layer. A
-        later line replaces an earlier one of the same layer.
+        One for each layer and span of each model, by model in the order of their names, then as
+        :func:`onnx_ei.rows.in_order` says. A later line replaces an earlier one of the same layer.
     incomplete : bool
         Whether a last line had been cut off in writing, and was left out.
 
@@ -95,59 +88,43 @@ def read_results(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Row
     ValueError
         If it is another kind of file, or a line other than an unfinished last one is damaged.
     """
-    lines, rest = _lines(Path(path))
-    if not lines:
-        raise _no_results(path) if rest else ValueError(f"{path} is empty: nothing was measured")
-    header = _header(path, lines[0])
-    rows: dict[tuple[str, str], Row] = {}
-    for number, line in enumerate(lines[1:], 2):
-        try:
-            row = Row.from_dict(json.loads(line))
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number} is damaged ({error}); remove it") from error
-        rows.pop((row.model, row.layer), None)
-        rows[row.model, row.layer] = row
-    # a file that was written anew, under the same name, is another model
-    latest = {row.model: row.provenance.get("model_sha256") for row in rows.values() if row.layer}
-    # a model that could not be read before, and could be later, has layers instead
-    kept = [
-        row
-        for row in rows.values()
-        if (not row.layer and row.model not in latest)
-        or (row.layer and row.provenance.get("model_sha256") == latest[row.model])
-    ]
-    kept.sort(key=lambda row: (row.model, -1 if row.layer_id is None else row.layer_id))
-    return header, kept, bool(rest)
+    header, entries, incomplete = _read(path)
+    return header, sorted((entry.content for entry in entries), key=in_order), incomplete
 
 
-def begun(path: Path) -> tuple[dict[str, Any] | None, int]:
-    """Look at a file that may be a results file to continue.
+def lines_that_count(path: str | os.PathLike[str]) -> list[bytes]:
+    """Return the lines of a results file that nothing later replaces, as they stand there.
 
     Parameters
     ----------
-    path : Path
-        The file; it need not exist.
+    path : path
+        The file; every line of it is whole.
 
     Returns
     -------
-    header : dict or None
-        Its first line; None where there is none yet.
-    length : int
-        Bytes of whole lines; what follows, a crash cut off.
-
-    Raises
-    ------
-    ValueError
-        If it is another kind of file.
+    list of bytes
+        The first line, then those that :func:`read_results` makes rows of.
     """
-    if not path.exists():
-        return None, 0
-    lines, rest = _lines(path)
-    if not lines:
-        if rest[: len(_BEGINNING)] != _BEGINNING[: len(rest)]:
-            raise _no_results(path)
-        return None, 0
-    return _header(path, lines[0]), sum(len(line) + 1 for line in lines)
+    _, entries, _ = _read(path)
+    with open(path, "rb") as file:
+        first = file.readline()
+    return [first, *(entry.line for entry in entries)]
+
+
+def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Entry[Row]], bool]:
+    header, entries, incomplete = RESULTS.read(
+        path, lambda _, line: Row.from_dict(line), lambda row: (row.model, row.place)
+    )
+    rows = [entry.content for entry in entries]
+    # a file that was written anew, under the same name, is another model
+    latest = {row.model: row.provenance.get("model_sha256") for row in rows if row.layer}
+
+    def counts(row: Row) -> bool:
+        if not row.layer:  # a model that could be read later has layers instead
+            return row.model not in latest
+        return bool(row.provenance.get("model_sha256") == latest[row.model])
+
+    return header, [entry for entry in entries if counts(entry.content)], incomplete
 
 
 def refuse_others(
@@ -190,30 +167,3 @@ def refuse_others(
 def done(rows: Iterable[Row]) -> list[Row]:
     """Return the rows that need not be measured again: those that did not fail."""
     return [row for row in rows if row.status not in FAILURES]
-
-
-def _lines(path: Path) -> tuple[list[bytes], bytes]:
-    """Return the whole lines of a file, and what follows the last of them."""
-    *lines, rest = path.read_bytes().split(b"\n")
-    return lines, rest
-
-
-def _header(path: str | os.PathLike[str], line: bytes) -> dict[str, Any]:
-    try:
-        header = json.loads(line)
-        found = header["format"]
-    except (ValueError, KeyError, TypeError):
-        raise _no_results(path) from None
-    if found != FORMAT:
-        if str(found).startswith(_KIND):
-            raise ValueError(
-                f"{path} is of the format {found!r}, this onnx_ei reads {FORMAT!r}; read it with "
-                "the onnx_ei that wrote it, or choose another file"
-            )
-        raise _no_results(path)
-    whole: dict[str, Any] = header
-    return whole
-
-
-def _no_results(path: str | os.PathLike[str]) -> ValueError:
-    return ValueError(f"{path} is no results file ({FORMAT!r}); choose another file")

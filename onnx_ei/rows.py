@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from onnx_ei.results import Measurement
+from onnx_ei.targets import Target
 
 if TYPE_CHECKING:
     from onnx_ei.costs import Cost
 
-__all__ = ["FAILURES", "Row", "Shape", "model_row"]
+__all__ = ["FAILURES", "Row", "Shape", "in_order", "model_row", "span_row"]
 
 Shape = tuple["int | None", ...]
 
@@ -21,14 +22,14 @@ FAILURES = ("failed", "timeout", "memory", "crashed")
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One layer of a model.
+    """One layer of a model, or one named span of several.
 
     Attributes
     ----------
     layer : str
-        Its key; empty where the model itself could not be read.
+        Its key, of a span that of its last layer; empty where the model itself could not be read.
     op_type, kind : str
-        Its ONNX operator, and what that is (``"dense"``, ``"conv"``, ``"pool"`` ...).
+        Its ONNX operator, and what that is (``"dense"``, ``"conv"``, ``"pool"`` ...); ``"span"``.
     in_activation, out_activation : str or None
         The activations at either end.
     in_shape, out_shape : tuple of int or None
@@ -52,7 +53,11 @@ class Row:
     model : str
         The model that it is a layer of: its path, or what else it came as.
     layer_id : int or None
-        Its place among the model's layers, from 0 in graph order.
+        Its place among the model's layers, from 0 in graph order; a span has none.
+    span : str or None
+        The name of a span; None of a layer.
+    in_layer : str or None
+        The key of the layer that begins a span; None of a layer.
     failure : str or None
         How the process that measured it ended, where it did not survive: ``"timeout"``,
         ``"memory"`` or ``"crashed"``.
@@ -84,10 +89,27 @@ class Row:
     measurements: Mapping[str, Measurement] = field(default_factory=dict)
     model: str = ""
     layer_id: int | None = None
+    span: str | None = None
+    in_layer: str | None = None
     failure: str | None = None
     seconds: float | None = None
     provenance: Mapping[str, Any] = field(default_factory=dict)
     costs: Mapping[str, Cost] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """The span's name, or the layer's key."""
+        return self.layer if self.span is None else self.span
+
+    @property
+    def place(self) -> tuple[bool, str]:
+        """Which row of its model it is: no two have the same."""
+        return self.span is not None, self.name
+
+    @property
+    def target(self) -> Target:
+        """What it is a row of, to be measured again."""
+        return Target(layer=self.layer, in_layer=self.in_layer, span=self.span)
 
     @property
     def status(self) -> str:
@@ -107,6 +129,8 @@ class Row:
             "model": self.model,
             "layer_id": self.layer_id,
             "layer": self.layer,
+            "span": self.span,
+            "in_layer": self.in_layer,
             "op_type": self.op_type,
             "kind": self.kind,
             "in_activation": self.in_activation,
@@ -187,3 +211,42 @@ def model_row(model: str, reason: str, failure: str | None = None) -> Row:
         model=model,
         failure=failure,
     )
+
+
+def span_row(target: Target) -> Row:
+    """Return the row of a span whose ends cannot be told.
+
+    Parameters
+    ----------
+    target : Target
+        With the reason.
+    """
+    return Row(
+        layer=target.layer,
+        op_type="",
+        kind="span",
+        in_activation=None,
+        out_activation=None,
+        in_shape=(),
+        out_shape=(),
+        reason=target.reason,
+        span=target.span,
+        in_layer=target.in_layer,
+    )
+
+
+def in_order(row: Row) -> tuple[str, tuple[bool, str], int]:
+    """Sort rows by model, its layers in graph order, then its spans by name.
+
+    Parameters
+    ----------
+    row : Row
+        Any.
+
+    Returns
+    -------
+    tuple
+        A key for ``sorted``.
+    """
+    of_span = (False, "") if row.span is None else (True, row.span)
+    return row.model, of_span, -1 if row.layer_id is None else row.layer_id

@@ -153,11 +153,11 @@ def span_of(
     UnknownLayerError
         If a layer is not in the topology.
     ValueError
-        If ``layer`` does not come after ``in_layer``, or an option is not one of those allowed.
+        If an option is not one of those allowed.
     UnboundedSpanError
         If the span needs other tensors and ``background`` does not say what they are.
     UnsupportedModelError
-        If this part of the model cannot be measured.
+        If this part of the model cannot be measured, or ``layer`` does not come after ``in_layer``.
     ModelError
         If its weights hold NaN.
     """
@@ -205,7 +205,7 @@ def _renew(span: Span, live: LiveWeights | None) -> None:
 def _check_ends(topology: nx.DiGraph[Any], start: Layer, end: Layer) -> None:
     if start is not end and end.key not in nx.descendants(topology, start.key):
         after = sorted(layer_of(topology, k).label for k in nx.descendants(topology, start.key))
-        raise ValueError(
+        raise UnsupportedModelError(
             f"layer {end.label!r} does not come after in_layer {start.label!r}; "
             f"what does: {', '.join(map(repr, after[:8])) or 'nothing'}"
         )

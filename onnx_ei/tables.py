@@ -24,6 +24,7 @@ __all__ = [
     "plan_table",
     "remarks",
     "run_table",
+    "shown_bytes",
     "shown_seconds",
     "summary_table",
 ]
@@ -55,7 +56,7 @@ def describe_table(found: Analysis, *, ranges: bool = False, samples: int | None
         batch = "; ".join([batch, *map(escape, row.notes)])
         last = escape(row.reason) if row.reason is not None else batch
         table.add_row(
-            escape(row.layer),
+            escape(row.name),
             row.op_type,
             row.in_activation or "-",
             row.out_activation or "-",
@@ -79,10 +80,10 @@ def _estimate(found: Analysis, samples: int) -> str | None:
     if not costs:
         return None
     total = shown_seconds(sum(cost.seconds for cost in costs))
-    most = max(cost.bytes for cost in costs) / 1e6
+    most = shown_bytes(max(cost.bytes for cost in costs))
     return (
         f"run: ei, ei_parts and sensitivity at 64 bins on this machine, {total} in all, at most "
-        f"{most:.0f} MB at once; what is sampled with {samples:,} samples, and in proportion"
+        f"{most} at once; what is sampled with {samples:,} samples, and in proportion"
     )
 
 
@@ -116,7 +117,7 @@ def run_table(found: Analysis, names: Sequence[str]) -> Table:
         units = "" if row.n_inputs is None else f"{row.n_inputs} -> {row.n_outputs}"
         cells = [_cell(row, name) for name in names]
         reason = [escape(row.reason or "")] if with_reasons else []
-        table.add_row(escape(row.layer), units, *cells, *reason)
+        table.add_row(escape(row.name), units, *cells, *reason)
     table.caption = "\n".join(_legend(found, names)) or None
     table.caption_justify = "left"
     return table
@@ -171,7 +172,7 @@ def remarks(found: Analysis) -> Iterator[str]:
                 concerned.setdefault(fault, []).append(name)
         for (mark, meaning), names in concerned.items():
             notes = _notes(row, names) if mark in "~!" else ()
-            yield f"{mark} {row.layer} {', '.join(names)}: " + "; ".join((meaning, *notes))
+            yield f"{mark} {row.name} {', '.join(names)}: " + "; ".join((meaning, *notes))
 
 
 def _notes(row: Row, names: Sequence[str]) -> tuple[str, ...]:
@@ -214,23 +215,34 @@ def compare_table(found: Comparison) -> Table:
         notes = [f"not in {model}" for model, status in sides if status is None]
         notes += [f"{status} in {m}" for m, status in sides if status not in (None, "measured")]
         notes += [f"measured with {record['differs']}"] if record["differs"] else []
-        table.add_row(escape(str(record["layer"])), *cells, escape("; ".join(notes)))
+        table.add_row(
+            escape(str(record["layer"] or record["span"])), *cells, escape("; ".join(notes))
+        )
     return table
 
 
-def plan_table(rows: Sequence[tuple[str, Row]], words: Sequence[str]) -> Table:
-    """Return a table of what a batch would do."""
+def plan_table(
+    rows: Sequence[Row], words: Sequence[str], takes: Sequence[tuple[float, int] | None]
+) -> Table:
+    """Return a table of what a batch would do, and what that takes: seconds and bytes."""
     table = Table()
     for column in ("model", "layer", "op"):
         table.add_column(column, overflow="fold")
-    table.add_column("units", justify="right")
+    for column in ("units", "run", "memory"):
+        table.add_column(column, justify="right")
     table.add_column("state")
     table.add_column("reason", overflow="fold")
-    for (model, row), word in zip(rows, words, strict=True):
+    for row, word, cost in zip(rows, words, takes, strict=True):
         units = "" if row.n_inputs is None else f"{row.n_inputs} -> {row.n_outputs}"
-        texts = (model, row.layer, row.op_type, units, word, row.reason or "")
+        shown = ("", "") if cost is None else (shown_seconds(cost[0]), shown_bytes(cost[1]))
+        texts = (row.model, row.name, row.op_type, units, *shown, word, row.reason or "")
         table.add_row(*map(escape, texts))
     return table
+
+
+def shown_bytes(held: int) -> str:
+    """Return a size in MB, in two digits or whole."""
+    return f"{held / 1e6:.2g} MB" if held < 1e7 else f"{held / 1e6:.0f} MB"
 
 
 def _number(value: object) -> str:

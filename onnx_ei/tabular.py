@@ -17,7 +17,7 @@ from onnx_ei.frames import column_type
 if TYPE_CHECKING:
     from onnx_ei.frames import Scalar
 
-__all__ = ["replaced", "write_csv", "write_parquet"]
+__all__ = ["replaced", "write_csv", "write_parquet", "write_table"]
 
 
 @contextmanager
@@ -50,6 +50,30 @@ def replaced(path: str | os.PathLike[str]) -> Iterator[IO[bytes]]:
         with suppress(OSError):
             os.unlink(name)
         raise
+
+
+def write_table(path: str | os.PathLike[str], records: Sequence[Mapping[str, Scalar]]) -> None:
+    """Write records as what the name of the file says: ``.csv`` or ``.parquet``.
+
+    Parameters
+    ----------
+    path : path
+        The file.
+    records : sequence of dict
+        All with the same keys.
+
+    Raises
+    ------
+    ValueError
+        If it has another ending.
+    OSError
+        If it cannot be written; what was there before stays.
+    """
+    writers = {".csv": write_csv, ".parquet": write_parquet}
+    ending = Path(path).suffix
+    if ending not in writers:
+        raise ValueError(f"{path} must end in {' or '.join(writers)}")
+    writers[ending](path, records)
 
 
 def write_csv(path: str | os.PathLike[str], records: Sequence[Mapping[str, Scalar]]) -> None:

@@ -222,7 +222,7 @@ class TestFiles:
     def test_other_files_are_refused(self, found: Analysis, tmp_path: Path) -> None:
         path = tmp_path / "r.jsonl"
         for text, message in {
-            "": "is empty: nothing was measured",
+            "": "holds no whole line: nothing was measured yet",
             "half": "is no results file",
             "{}\n": "is no results file",
             '{"format":"onnx_ei recording 1"}\n': "is no results file",
@@ -349,5 +349,18 @@ def test_a_data_frame_for_those_who_know_weightwatcher(found: Analysis) -> None:
     assert kinds[["layer_id", "ei", "ei_stderr", "seconds", "opset"]].tolist() == [
         "int64", "float64", "float64", "float64", "int64",
     ]  # fmt: skip
+    assert len(frame) == len(found.rows)
+    texts = ("model", "layer", "span", "type", "kind", "activation", "status", "reason",
+             "provider", "device", "sha256", "producer", "version", "method", "estimator",
+             "adequacy", "notes")  # fmt: skip
+    for name, kind in kinds.items():
+        held = frame[name].dropna().map(type).unique().tolist()
+        if str(name).endswith(texts):
+            assert (kind, held in ([str], [])) == ("object", True), name
+        else:  # a number or a truth value, whatever gaps there are
+            assert kind in ("int64", "Int64", "float64", "bool", "boolean"), name
+    assert kinds["ei_n_samples"] == "Int64"
+    assert frame.groupby("model").ei.mean().notna().all()
+    assert frame.set_index(["model", "layer"]).index.is_unique
     assert frame[frame.status == "measured"].ei.notna().all()
     assert frame[frame.status != "measured"].reason.notna().all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,28 @@ class TestModels:
         with pytest.raises(ValueError, match="no models are named"):
             batch([], tmp_path / "r.jsonl")
 
+    def test_files_in_folders_by_a_pattern(self, models: Path, tmp_path: Path) -> None:
+        def names(*given: Any) -> list[str]:
+            return [str(Path(file).relative_to(models)) for file in model_files(*given)]
+
+        assert names([models], "*.onnx") == ["a.onnx", "c.onnx"]
+        assert names([models], "**/[bc].onnx") == ["c.onnx", "deeper/b.onnx"]
+        assert names([models, models / "a.onnx"], "deeper/*") == ["deeper/b.onnx", "a.onnx"]
+        path = tmp_path / "r.jsonl"
+        for message, glob in {
+            r"holds no file that '\*.pt' matches": "*.pt",
+            r"glob: '/\*' is no pattern of files in a folder: Non-relative": "/*",
+            "glob: '' is no pattern of files in a folder": "",
+        }.items():
+            with pytest.raises(ValueError, match=message):
+                batch(models, path, glob=glob)
+        with pytest.raises(
+            ValueError, match=r"glob: '\*' is of files in folders, and no folder is named"
+        ):
+            batch(models / "a.onnx", path, glob="*")
+        found = batch(models, path, ["ei"], glob="a*", **QUICK)
+        assert {Path(row.model).name for row in found.rows} == {"a.onnx"}
+
     def test_one_that_cannot_be_read_is_a_row_and_is_tried_again(
         self, models: Path, tmp_path: Path
     ) -> None:
@@ -226,6 +249,51 @@ class TestResuming:
             r.measurements["ei"].value for r in fresh.rows
         ]
 
+    def test_spans_are_rows_with_keys_of_their_own(self, models: Path, tmp_path: Path) -> None:
+        path, told = tmp_path / "r.jsonl", []
+        given: dict[str, Any] = {"resume": True, "on_row": lambda *of: told.append(of[0].name)}
+        batch(models, path, ["ei"], **QUICK)
+        # the layers are there already
+        batch(models, path, ["ei"], spans=["net=fc1:fc2"], **given, **QUICK)
+        assert told == ["net", "net"]
+        # the same span by another name: not measured again
+        found = batch(models, path, ["ei"], spans=["all=fc1:fc2", "net=fc1:fc2"], **given, **QUICK)
+        assert told == ["net", "net", "all", "all"]
+        whole = analyze(
+            model_files([models]), ["ei"], spans=["all=fc1:fc2", "net=fc1:fc2"], **QUICK
+        )
+        assert [bare(row.to_dict()["measurements"]) for row in found.rows] == [
+            bare(row.to_dict()["measurements"]) for row in whole.rows
+        ]
+        assert [(row.model, row.place) for row in found.rows] == [
+            (row.model, row.place) for row in whole.rows
+        ]
+        rows = [row for row in found.rows if row.model == str(models / "a.onnx")]
+        assert rows[2].seconds == rows[3].seconds
+        keys = [row_line(row, header_line(["ei"], found.parameters))["key"] for row in rows]
+        assert len(set(keys)) == 3
+        assert keys[2] == keys[3]
+        # the same name for another span: it takes the place of the first
+        found = batch(models, path, ["ei"], spans="net=fc2:fc2", **given, **QUICK)
+        spans = [(row.name, row.in_layer) for row in found.rows if row.span is not None]
+        assert spans == [("all", "fc1"), ("net", "fc2")] * 2
+        assert path.read_bytes().count(b"\n") == len(found.rows) + 1
+
+    def test_a_row_that_failed_and_was_measured_is_there_once(
+        self, models: Path, tmp_path: Path
+    ) -> None:
+        path = tmp_path / "r.jsonl"
+        shutil.copy(models / "a.onnx", tmp_path / "a.onnx")
+        batch(tmp_path / "a.onnx", path, ["ei"], **QUICK)
+        found = Analysis.load(path)
+        failed = replace(found.rows[0], reason="too long", failure="timeout", measurements={})
+        replace(found, rows=(failed, found.rows[1])).to_jsonl(path)
+        (summed,) = Analysis.load(path).summary()
+        assert (summed["measured"], summed["failed"]) == (1, 1)
+        done = batch(tmp_path / "a.onnx", path, ["ei"], resume=True, **QUICK)
+        assert [bare(row.to_dict()) for row in done.rows] == [bare(r.to_dict()) for r in found.rows]
+        assert path.read_bytes().count(b"\n") == 3
+
     def test_another_run_is_refused_and_left_alone(
         self, whole: Path, models: Path, tmp_path: Path
     ) -> None:
@@ -265,6 +333,9 @@ class TestArguments:
             "in_range must be finite with lower < upper": {"input_range": (1, 0)},
             "no layer of any model matches 'fc9'; did you mean 'fc": {"layers": "fc9"},
             "no layer of any model matches 'convolution'": {"exclude": ["convolution"]},
+            "span 'fc1:fc9': no layer matches 'fc9'": {"spans": "fc1:fc9"},
+            "span 'fc1:conv': no model has both of its ends": {"spans": "fc1:conv"},
+            "a span is a pair of layers": {"spans": "fc1"},
         }.items():
             with pytest.raises((TypeError, ValueError, UnknownLayerError), match=message):
                 batch(models, path, **options)
@@ -276,6 +347,8 @@ class TestArguments:
         with pytest.raises(ValueError, match="cannot be written: it is a folder"):
             batch(models, tmp_path)
         if Path("/proc/self").exists():  # even root makes no files there
+            with pytest.raises(ValueError, match="cannot be written: it is no ordinary file"):
+                batch(models, "/dev/full")
             with pytest.raises(ValueError, match=r"/proc/r\.jsonl cannot be (written|locked)"):
                 batch(models, "/proc/r.jsonl")
 
@@ -289,6 +362,13 @@ class TestArguments:
         with np.load(tmp_path / "matrices" / row.provenance["matrices"]) as saved:
             matrix, errors = saved["ei_parts_matrix"], saved["ei_parts_matrix_stderr"]
             assert saved["sensitivity_matrix"].shape == matrix.shape == errors.shape == (3, 4)
+        batch(
+            models / "a.onnx", tmp_path / "r.jsonl", ["ei_parts"], "fc1", spans="a/b=fc1:fc2",
+            matrices=tmp_path / "matrices", resume=True, **QUICK,
+        )  # fmt: skip
+        assert [file.name for file in sorted((tmp_path / "matrices").rglob("*.npz"))] == [
+            "0000-fc1.npz", "span-a%2Fb.npz",
+        ]  # fmt: skip
         alone = analyze(models / "a.onnx", ["ei_parts_matrix"], "fc1", **QUICK)
         assert np.array_equal(matrix, alone.rows[0].measurements["ei_parts_matrix"].value)  # type: ignore[arg-type]
 
@@ -296,6 +376,7 @@ class TestArguments:
 class TestWriter:
     header = header_line(["ei"], {"seed": 0})
     row = model_row("m.onnx", "it is a test")
+    other = model_row("n.onnx", "it is one more")
 
     def test_a_second_one_is_refused_until_the_first_is_closed(self, tmp_path: Path) -> None:
         path = tmp_path / "r.jsonl"
@@ -306,7 +387,7 @@ class TestWriter:
             ):
                 ResultsWriter(path, self.header, resume=True)
         with ResultsWriter(path, self.header, resume=True) as writer:
-            writer.append(self.row)
+            writer.append(self.other)
         assert path.read_bytes().count(b"\n") == 3
 
     def test_a_full_disk_is_an_error_and_the_file_resumes(self, tmp_path: Path) -> None:
@@ -327,6 +408,7 @@ class TestWriter:
         assert path.read_bytes() == whole
         with ResultsWriter(path, self.header, resume=True) as writer:
             writer.append(long)
+        assert path.read_bytes().count(b"\n") == 2  # the row of the same model was replaced
         assert [row.reason for row in Analysis.load(path).rows] == ["x" * 3000]
 
     def test_a_line_is_on_the_disk_before_the_next(
@@ -342,7 +424,7 @@ class TestWriter:
         monkeypatch.setattr("os.fsync", noted)
         with ResultsWriter(tmp_path / "r.jsonl", self.header) as writer:
             writer.append(self.row)
-            writer.append(self.row)
+            writer.append(self.other)
         lines = (tmp_path / "r.jsonl").read_bytes().splitlines(keepends=True)
         assert sizes == [len(b"".join(lines[:n])) for n in (1, 2, 3)]
 
@@ -362,6 +444,49 @@ class TestWriter:
                     writer.append(self.row)
             assert path.read_bytes() == whole
             writer.append(self.row)
+
+    def test_rows_that_were_measured_again_are_there_once(self, tmp_path: Path) -> None:
+        path = tmp_path / "r.jsonl"
+        again = model_row("m.onnx", "it failed in another way")
+        with ResultsWriter(path, self.header) as writer:
+            writer.append(self.row)
+            writer.append(self.other)
+        first = path.read_bytes().splitlines(keepends=True)
+        with pytest.raises(KeyboardInterrupt):
+            self.interrupted(path, again)
+        # a run that did not come to its end leaves both, and every reader takes the later one
+        lines = path.read_bytes().splitlines(keepends=True)
+        assert lines[:3] == first
+        assert len(lines) == 4
+        found = Analysis.load(path)
+        assert [row.reason for row in found.rows] == [again.reason, self.other.reason]
+        assert [record["failed"] for record in found.summary()] == [1, 1]
+        assert len(found.to_records()) == len(found.merge(found).rows) == 2
+        with ResultsWriter(path, self.header, resume=True) as writer:
+            assert path.read_bytes().splitlines(keepends=True) == lines  # nothing was written
+            writer.append(model_row("o.onnx", "it is the last"))
+        assert path.read_bytes().splitlines(keepends=True)[:-1] == [lines[0], lines[2], lines[3]]
+        assert len(Analysis.load(path).rows) == 3
+
+    def interrupted(self, path: Path, row: Any) -> None:
+        with ResultsWriter(path, self.header, resume=True) as writer:
+            writer.append(row)
+            raise KeyboardInterrupt
+
+    def test_a_file_that_cannot_be_made_shorter_stays(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def full(*_: Any) -> None:
+            raise OSError(28, "No space left on device")
+
+        path = tmp_path / "r.jsonl"
+        monkeypatch.setattr("os.replace", full)
+        with ResultsWriter(path, self.header) as writer:
+            writer.append(self.row)
+            writer.append(self.row)
+        assert path.read_bytes().count(b"\n") == 3
+        assert len(Analysis.load(path).rows) == 1
+        assert sorted(file.name for file in tmp_path.iterdir()) == ["r.jsonl", "r.jsonl.lock"]
 
     def test_keys_say_what_decides_a_value(self) -> None:
         other = header_line(["ei"], {"seed": 1})

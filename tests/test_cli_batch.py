@@ -16,6 +16,7 @@ from typing import Any
 
 import onnx
 import pytest
+import typer
 from graphs import mixed_model, mlp, residual, two_layer_model
 from test_batching import table
 from typer.testing import CliRunner
@@ -23,8 +24,10 @@ from typer.testing import CliRunner
 from onnx_ei import Analysis
 from onnx_ei.analysis import describe
 from onnx_ei.cli import app
+from onnx_ei.cli_run_options import BATCH_ONLY
 from onnx_ei.topology import topology_of
 
+CHECKOUT = Path(os.environ.get("ONNX_EI_CHECKOUT", Path(__file__).parent.parent))
 QUICK = ["--samples", "1000", "--bins", "4", "--measures", "ei,phi"]
 # What is to be caught in the middle: every layer takes a tenth of a second or more.
 SLOW = ["--samples", "300000", "--bins", "4", "--measures", "ei,phi"]
@@ -202,7 +205,7 @@ def test_dry_run_writes_nothing(models: Path, whole: Path, tmp_path: Path) -> No
     path = tmp_path / "r.jsonl"
     result = call("run", models, "-o", path, "--dry-run", *SLOW)
     assert result.exit_code == 0
-    assert f"12 of 13 layers to measure, to {path}" in result.stderr
+    assert f"12 of 13 rows to measure, to {path}" in result.stderr
     assert "18 -> 3" in result.stdout
     assert not path.exists()
     content = whole.read_bytes()
@@ -212,6 +215,111 @@ def test_dry_run_writes_nothing(models: Path, whole: Path, tmp_path: Path) -> No
     assert [s["state"] for s in states].count("done") == 3
     assert [s["state"] for s in states].count("to do") == 9
     assert path.read_bytes() == before
+
+
+def test_dry_run_predicts_what_describe_predicts(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    plan = ["run", models, "-o", path, "--dry-run", "--spans", "net=fc1:fc2"]
+    lines = json.loads(call(*plan, "--json").stdout)
+    listed = {
+        (str(model), row["span"], row["layer"]): row
+        for model in models.glob("*.onnx")
+        for row in json.loads(call("describe", model, "--json").stdout)["rows"]
+    }
+    told = 0
+    for line in lines:
+        if line["span"] is None and line["state"] == "to do":
+            costs = listed[line["model"], None, line["layer"]]["estimate"]
+            assert line["estimate"].keys() == costs.keys() == {"ei", "ei_parts", "sensitivity"}
+            for name, cost in costs.items():
+                mine = line["estimate"][name]
+                # the same sizes; the seconds are measured anew by each process
+                assert (mine["bytes"], mine["parts"].keys()) == (
+                    cost["bytes"],
+                    cost["parts"].keys(),
+                )
+            assert line["bytes"] == max(cost["bytes"] for cost in costs.values())
+            seconds = [cost["seconds"] for cost in line["estimate"].values()]
+            assert line["seconds"] == pytest.approx(sum(seconds))
+            told += 1
+    assert told == 12
+    assert [line["span"] for line in lines].count("net") == 2
+    assert [(of["seconds"], of["bytes"], of["estimate"]) for of in lines if of["reason"]] == [
+        (None, None, {})
+    ]
+    result = call(*plan, "--samples", 2000, "--bins", 8, "--jobs", 2, "-m", "phi")
+    assert "in all on this machine, at most " in result.stderr
+    assert "at 8 bins, what is sampled with 2,000 samples" in result.stderr
+    (few,) = json.loads(
+        call(*plan, "--json", "--samples", 2000, "--bins", 8, "-m", "phi", "-l", "pool").stdout
+    )[:1]
+    assert few["estimate"].keys() == {"ei", "ei_parts"}
+    most = 33 * 2000 + 24 * 2000  # keys, and their counts
+    assert few["estimate"]["ei"]["bytes"] == most
+    assert not path.exists()
+
+
+def test_what_is_done_or_cannot_be_done_takes_nothing(
+    models: Path, whole: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "r.jsonl").write_bytes(whole.read_bytes())
+    result = call("run", models, "-o", tmp_path / "r.jsonl", "--dry-run", *SLOW)
+    assert "0 of 13 rows to measure" in result.stderr
+    assert "in all on this machine" not in result.stderr
+
+
+def test_spans_and_a_glob(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / "r.jsonl"
+    given = ["run", models, "-o", path, "--glob", "[ac].onnx", "--spans", "net=fc1:fc*2", *QUICK]
+    result = call(*given)
+    assert result.exit_code == 0, result.stderr
+    assert "a.onnx net: ei " in result.stderr
+    assert [(Path(row.model).name, row.name) for row in Analysis.load(path).rows] == [
+        ("a.onnx", "fc1"), ("a.onnx", "fc2"), ("a.onnx", "net"),
+        ("c.onnx", "fc1"), ("c.onnx", "fc2"), ("c.onnx", "net"),
+    ]  # fmt: skip
+    # another span is a row more
+    result = call(*given, "--resume", "--spans", "fc2:fc2", "--exclude", "*")
+    assert result.stderr.count("fc2:fc2: ei ") == 2
+    assert len(Analysis.load(path).rows) == 8
+    result = call("run", models / "a.onnx", "--spans", "fc1:fc2", "--exclude", "*", *QUICK)
+    assert "fc1:fc2" in result.stdout
+    result = call("describe", models / "a.onnx", "--spans", "fc1:fc2")
+    assert "fc1:fc2" in result.stdout
+    result = call("run", models / "a.onnx", "--spans", "fc1", *QUICK)
+    assert (result.exit_code, "a span is a pair of layers: FIRST:LAST" in result.stderr) == (
+        2,
+        True,
+    )
+    result = call("run", models, "-o", tmp_path / "n.jsonl", "--glob", "*.pt")
+    assert (result.exit_code, "holds no file that '*.pt' matches" in result.stderr) == (2, True)
+    assert not (tmp_path / "n.jsonl").exists()
+
+
+def test_a_results_file_of_another_run_is_left_alone(
+    models: Path, whole: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "r.jsonl"
+    for message, content, more in [
+        ("is there already; resume it (--resume)", whole.read_bytes(), []),
+        ("was measured with in_bins=4, not 8", whole.read_bytes(), ["--resume", "--bins", 8]),
+        ("was measured with seed=0, not 1", whole.read_bytes(), ["--resume", "--seed", 1]),
+        (
+            "holds values of version 0 of the measures' definitions",
+            whole.read_bytes().replace(b'"definitions":1', b'"definitions":0'),
+            ["--resume"],
+        ),
+        (
+            "is of the format 'onnx_ei results 9', this onnx_ei reads 'onnx_ei results 1'",
+            whole.read_bytes().replace(b"onnx_ei results 1", b"onnx_ei results 9"),
+            ["--resume"],
+        ),
+        ("is no results file", b"layer,ei\nfc1,2.0\n", ["--resume"]),
+    ]:
+        path.write_bytes(content)
+        result = call("run", models, "-o", path, *SLOW, *more)
+        assert (result.exit_code, message in result.stderr) == (2, True), result.stderr
+        assert path.read_bytes() == content
 
 
 def test_matrices_timeout_and_memory_limit(models: Path, tmp_path: Path) -> None:
@@ -225,7 +333,10 @@ def test_matrices_timeout_and_memory_limit(models: Path, tmp_path: Path) -> None
 
 
 def test_an_option_of_a_batch_needs_an_output(models: Path) -> None:
-    for option, value in {"--resume": [], "--jobs": [2], "--timeout": [1], "--quiet": []}.items():
+    given = {"--resume": [], "--jobs": [2], "--timeout": [1], "--quiet": [], "--glob": ["*"],
+             "--dry-run": [], "--matrices": ["m"], "--memory-limit": [9]}  # fmt: skip
+    assert {option[2:].replace("-", "_") for option in given} == set(BATCH_ONLY)
+    for option, value in given.items():
         result = call("run", models / "a.onnx", option, *value)
         assert (result.exit_code, f"{option}: goes with -o FILE" in result.stderr) == (2, True)
     result = call("run", models / "a.onnx", models / "b.onnx")
@@ -254,9 +365,40 @@ class TestConfig:
         found = row.measurements["phi"]
         assert (row.layer, found.seed, found.in_range, found.in_bins) == ("fc1", 5, (0.0, 2.0), 4)
 
+    def test_every_option_is_known_to_it_and_described(
+        self, models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.chdir(tmp_path)  # "output" makes a file of what it is given
+        command = typer.main.get_command(app).commands["run"]  # type: ignore[attr-defined]
+        page = (CHECKOUT / "docs" / "batch.md").read_text(encoding="utf-8")
+        options = [p for p in command.params if p.name not in ("config", "debug")]
+        assert len(options) > 30
+        for option in options:
+            assert f"`{option.opts[0]}" in page or option.name == "models", option.name
+            assert getattr(option, "help", None), option.name
+            name = option.name.replace("_", "-")
+            (tmp_path / "run.toml").write_text(f"{name} = [{{}}]\n")
+            result = call("run", models / "a.onnx", "--config", tmp_path / "run.toml", "--dry-run")
+            assert "unknown option" not in result.stderr, name
+
+    def test_tables_of_names(self, models: Path, tmp_path: Path) -> None:
+        config = tmp_path / "run.toml"
+        config.write_text(
+            f"output = '{tmp_path / 'r.jsonl'}'\nsamples = 500\nbins = 4\nmeasures = 'ei'\n"
+            "glob = 'a.onnx'\nexclude = '*'\nquiet = true\n"
+            "[spans]\nnet = ['fc1', 'fc2']\nlast = 'fc2:fc2'\n"
+        )
+        result = call("run", models, "--config", config)
+        assert (result.exit_code, result.stderr) == (0, "")
+        rows = Analysis.load(tmp_path / "r.jsonl").rows
+        assert [(row.name, row.in_layer) for row in rows] == [("last", "fc2"), ("net", "fc1")]
+
     @pytest.mark.parametrize(
         ("text", "message"),
         [
+            ("span = 'a:b'", "unknown option 'span'; did you mean 'spans'"),
+            ("globs = '*'", "unknown option 'globs'; did you mean 'glob'"),
+            ("[bins]\nfc1 = 3", "bins must be a word or a number, got {'fc1': 3}"),
             ("sample = 3", "unknown option 'sample'; did you mean 'samples'"),
             ("max_sampels = 3", "unknown option 'max_sampels'; did you mean 'max-samples'"),
             ("config = 'x'", "unknown option 'config'"),

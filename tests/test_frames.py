@@ -20,8 +20,8 @@ from onnx_ei.tables import remarks, run_table
 # the ranges here are the defaults, which drop samples, and few samples are what it is about
 pytestmark = pytest.mark.filterwarnings("ignore::onnx_ei.errors.OnnxEiWarning")
 
-LAYER = ["model", "layer_id", "layer", "op_type", "kind", "in_activation", "out_activation",
-         "n_inputs", "n_outputs", "batched", "status", "reason"]  # fmt: skip
+LAYER = ["model", "layer_id", "layer", "span", "in_layer", "op_type", "kind", "in_activation",
+         "out_activation", "n_inputs", "n_outputs", "batched", "status", "reason"]  # fmt: skip
 ORIGIN = ["provider", "device", "seed", "seconds", "peak_memory", "model_sha256", "opset",
           "producer", "definitions", "onnx_ei_version", "onnx_version", "onnxruntime_version",
           "numba_version", "numpy_version"]  # fmt: skip

@@ -8,9 +8,9 @@ import pytest
 
 from onnx_ei import measures
 from onnx_ei._sampling.parameters import (
-    _DEFAULTS,
     _SHARED_DOC,
     DEFAULT_MAX_SAMPLES,
+    OPTION_DEFAULTS,
     SWEEP_SAMPLES,
     Options,
     Parameters,
@@ -93,7 +93,7 @@ class TestWithOptions:
     @pytest.mark.parametrize("name", NAMES)
     def test_every_measure_shows_the_options_keyword_only(self, name: str) -> None:
         shown = inspect.signature(getattr(measures, name)).parameters
-        for option, default in _DEFAULTS.items():
+        for option, default in OPTION_DEFAULTS.items():
             assert shown[option].kind is inspect.Parameter.KEYWORD_ONLY
             assert shown[option].default == default
         assert "options" not in shown
@@ -107,8 +107,8 @@ class TestWithOptions:
             assert f"\n{argument} :" in doc
 
     def test_the_three_lists_of_options_agree(self) -> None:
-        assert set(Options.__annotations__) == set(_DEFAULTS)
-        assert _DEFAULTS["max_samples"] == DEFAULT_MAX_SAMPLES
+        assert set(Options.__annotations__) == set(OPTION_DEFAULTS)
+        assert OPTION_DEFAULTS["max_samples"] == DEFAULT_MAX_SAMPLES
 
     def test_an_unknown_option_is_refused(self) -> None:
         with pytest.raises(TypeError, match="sed"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import resource
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from conftest import require_peer
 from graphs import mixed_model, two_layer_model
 
-from onnx_ei import Recorder, UnknownLayerError, measure, read_records, topology_of
+from onnx_ei import OutputError, Recorder, UnknownLayerError, measure, read_records, topology_of
 from onnx_ei.errors import OutOfRangeWarning
 from onnx_ei.records import FIELDS
 
@@ -225,6 +226,19 @@ class TestLayers:
 
 
 class TestGoingOn:
+    def test_a_full_disk_is_an_error_and_the_file_goes_on(self, path: Path, topology: Any) -> None:
+        recorded(path, topology, 0)
+        whole, before = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (len(whole) + 20, before[1]))
+        try:
+            with pytest.raises(OutputError, match=r"safe: make room, and make a recorder of the"):
+                recorded(path, topology, 50)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert path.read_bytes() == whole
+        recorded(path, topology, 50)
+        assert read_records(path).series("ei", "fc2")[0].tolist() == [0, 50]
+
     def test_the_same_parameters_continue_a_file(self, path: Path, topology: Any) -> None:
         recorded(path, topology, 0, 50)
         begun = path.read_bytes()

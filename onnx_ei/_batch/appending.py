@@ -8,9 +8,17 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from onnx_ei.errors import OutputError
-from onnx_ei.resultfile import begun, done, line_of, read_results, refuse_others, row_line
+from onnx_ei.jsonlines import Appender
+from onnx_ei.resultfile import (
+    RESULTS,
+    done,
+    lines_that_count,
+    read_results,
+    refuse_others,
+    row_line,
+)
 from onnx_ei.rows import Row
+from onnx_ei.tabular import replaced
 
 __all__ = ["ResultsWriter"]
 
@@ -45,7 +53,7 @@ class ResultsWriter:
         self.path, self.header = Path(path), header
         self._lock = _locked(self.path)
         try:
-            there, length = begun(self.path)
+            there, length = RESULTS.begun(self.path)
             if not resume and self.path.exists() and self.path.stat().st_size:
                 raise ValueError(
                     f"{self.path} is there already; resume it (--resume) or choose another file"
@@ -55,7 +63,7 @@ class ResultsWriter:
                 refuse_others(self.path, there, header)
                 self.rows = done(read_results(self.path)[1])
                 self.header = there
-            self._open(length)
+            self._file, self._appended = self._opened(length), False
         except BaseException:
             self._lock.release()
             raise
@@ -73,14 +81,15 @@ class ResultsWriter:
         OutputError
             If the disk is full, or fails; the file ends with the row before, and resumes.
         """
-        if not self._length:  # a run that is refused for what its models hold leaves no file
-            self._write(line_of(self.header))
-        self._write(line_of(row_line(row, self.header)))
+        if not self._file.length:  # a run that is refused for what its models hold leaves no file
+            self._file.write(self.header)
+        self._file.write(row_line(row, self.header))
+        self._appended = True
 
     def close(self) -> None:
         """Close the file, and let others write."""
-        os.close(self._file)
-        if not self._length:
+        self._file.close()
+        if not self._file.length:
             with suppress(OSError):
                 self.path.unlink()
         self._lock.release()
@@ -89,37 +98,29 @@ class ResultsWriter:
         """Return the writer itself."""
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Close the file."""
-        self.close()
-
-    def _open(self, length: int) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Close the file; where nothing went wrong, without the lines that later ones replace."""
         try:
-            self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | getattr(os, "O_BINARY", 0))
-            os.ftruncate(self._file, length)  # what follows, a crash cut off
-            os.lseek(self._file, length, os.SEEK_SET)
+            if kind is None and self._appended:
+                self._compact()
+        finally:
+            self.close()
+
+    def _compact(self) -> None:
+        """Leave out rows that were measured again: whoever counts lines counts rows."""
+        kept = lines_that_count(self.path)
+        if sum(map(len, kept)) == self._file.length:
+            return
+        self._file.close()
+        # the old file says the same: nothing is lost where there is no room for the new one
+        with suppress(OSError), replaced(self.path) as file:
+            file.writelines(kept)
+
+    def _opened(self, length: int) -> Appender:
+        try:
+            return Appender(self.path, length, "resume (--resume)")
         except OSError as error:
             raise ValueError(f"{self.path} cannot be written: {error.strerror}") from error
-        self._length = length
-
-    def _write(self, line: bytes) -> None:
-        try:
-            left = memoryview(line)
-            while left:
-                left = left[os.write(self._file, left) :]
-            os.fsync(self._file)
-        except BaseException as error:
-            # whatever ended it: no half line, where that can be helped
-            with suppress(OSError):
-                os.ftruncate(self._file, self._length)
-                os.lseek(self._file, self._length, os.SEEK_SET)
-            if isinstance(error, OSError):
-                raise OutputError(
-                    f"{self.path}: {error.strerror}; every row before this one is safe: make room, "
-                    "and resume (--resume)"
-                ) from error
-            raise
-        self._length += len(line)
 
 
 def _locked(path: Path) -> Any:
@@ -128,8 +129,9 @@ def _locked(path: Path) -> Any:
 
     if not path.parent.is_dir():
         raise ValueError(f"{path} cannot be written: there is no folder {path.parent}")
-    if path.is_dir():
-        raise ValueError(f"{path} cannot be written: it is a folder")
+    if path.exists() and not path.is_file():  # a device or a pipe cannot be read back
+        what = "a folder" if path.is_dir() else "no ordinary file"
+        raise ValueError(f"{path} cannot be written: it is {what}")
     lock = FileLock(f"{path}.lock", thread_local=False)
     try:
         lock.acquire(timeout=0)

@@ -21,6 +21,7 @@ from onnx_ei.resultfile import header_line, row_line
 from onnx_ei.results import Measurement
 from onnx_ei.rows import Row, model_row
 from onnx_ei.tabular import replaced
+from onnx_ei.targets import check_spans
 
 __all__ = ["Plan", "Progress", "State", "model_files", "run", "survey"]
 
@@ -81,44 +82,63 @@ class State:
     written: bool
 
 
-def model_files(models: Iterable[str | os.PathLike[str]]) -> list[str]:
+def model_files(models: Iterable[str | os.PathLike[str]], pattern: str | None = None) -> list[str]:
     """Return the files that paths and folders name, each once.
 
     Parameters
     ----------
     models : iterable of path
-        Files; folders stand for the .onnx files in them, at any depth, in the order of their names.
+        Files; folders stand for files in them, in the order of their names.
+    pattern : str, optional
+        Which files: a shell pattern of paths within the folder, ``**`` for any depth; the .onnx
+        files at any depth by default.
 
     Raises
     ------
     TypeError
         If one is no path.
     ValueError
-        If a folder holds none, or there are no models.
+        If a folder holds none, there are no models, or a pattern and no folder.
     """
     found: dict[str, None] = {}
+    folders = 0
     for model in models:
         if not isinstance(model, str | os.PathLike):
             raise TypeError(
                 f"a batch is of files, got {type(model).__name__}; save the model, or use analyze"
             )
         path = Path(model)
-        inside = sorted(str(file) for file in path.rglob("*.onnx")) if path.is_dir() else None
-        if inside == []:
-            raise ValueError(f"{path} holds no .onnx file")
-        found |= dict.fromkeys([str(model)] if inside is None else inside)
+        folders += path.is_dir()
+        inside = _inside(path, pattern) if path.is_dir() else [str(model)]
+        found |= dict.fromkeys(inside)
     if not found:
         raise ValueError("no models are named")
+    if pattern is not None and not folders:
+        raise ValueError(f"glob: {pattern!r} is of files in folders, and no folder is named")
     return list(found)
 
 
-def survey(plan: Plan) -> Iterator[State]:
+def _inside(folder: Path, pattern: str | None) -> list[str]:
+    try:
+        found = sorted(folder.glob("**/*.onnx" if pattern is None else pattern))
+    except (ValueError, NotImplementedError) as error:
+        raise ValueError(f"glob: {pattern!r} is no pattern of files in a folder: {error}") from None
+    files = [str(path) for path in found if path.is_file()]
+    if not files:
+        kind = "no .onnx file" if pattern is None else f"no file that {pattern!r} matches"
+        raise ValueError(f"{folder} holds {kind}")
+    return files
+
+
+def survey(plan: Plan, samples: int | None = None) -> Iterator[State]:
     """List what there is to do, and what is done, without measuring or writing anything.
 
     Parameters
     ----------
     plan : Plan
         The batch.
+    samples : int, optional
+        For how many samples to predict what each row takes, as :func:`onnx_ei.analysis.describe`.
 
     Yields
     ------
@@ -130,6 +150,7 @@ def survey(plan: Plan) -> Iterator[State]:
     ValueError, UnknownLayerError
         As :func:`run`.
     """
+    plan = replace(plan, jobs=tuple(replace(job, predict=samples) for job in plan.jobs))
     with _writer(plan) as writer, Pool(plan.limits, plan.workers) as pool:
         yield from _states(plan, writer, pool)
 
@@ -172,7 +193,7 @@ def run(plan: Plan, on_row: Progress | None = None) -> None:
                 writer.append(state.row)
                 told(state.row)
         pending = [state for state in states if not state.done]
-        tasks: list[Task] = [(measured, (state.job, state.row.layer)) for state in pending]
+        tasks: list[Task] = [(measured, (state.job, state.row.target)) for state in pending]
         for index, (outcome, answer) in pool.outcomes(tasks):
             row = _row(pending[index], outcome, answer, plan.matrices)
             writer.append(row)
@@ -205,17 +226,17 @@ def _states(plan: Plan, writer: ResultsWriter, pool: Pool) -> Iterator[State]:
 
 def _state(job: Job, row: Row, same: list[Row], paths: set[str]) -> State:
     """Find a layer among what was measured before: by content, not by the model's name."""
-    own = [known for known in same if known.model == job.path]
+    own = [known for known in same if known.model == job.path and known.span == row.span]
     if own:
         return State(job=job, row=own[-1], done=True, written=True)
     if row.reason is not None:
         return State(job=job, row=row, done=True, written=False)
     if same:
         # the same model under another name: a copy, or a file that was moved
-        moved = [known for known in same if known.model not in paths]
+        moved = [known for known in same if known.model not in paths and known.span == row.span]
         return State(
             job=job,
-            row=moved[-1] if moved else replace(same[-1], model=job.path),
+            row=moved[-1] if moved else replace(same[-1], model=job.path, span=row.span),
             done=True,
             written=bool(moved),
         )
@@ -230,6 +251,9 @@ def _check_patterns(plan: Plan, listings: list[Listing]) -> None:
             raise UnknownLayerError(
                 f"no layer of any model matches {pattern!r}; {closest(pattern, keys)}"
             )
+    if listings:
+        names = (row.span for listing in listings for row in listing.rows)
+        check_spans(plan.jobs[0].spans, names, keys)
 
 
 def _row(state: State, outcome: str, answer: Any, folder: Path | None) -> Row:
@@ -248,10 +272,9 @@ def _row(state: State, outcome: str, answer: Any, folder: Path | None) -> Row:
 def _save(folder: Path, row: Row, matrices: Mapping[str, Measurement]) -> str:
     """Write a layer's matrices and their errors as one .npz file; return its name."""
     sha = str(row.provenance["model_sha256"])
+    place = "span" if row.layer_id is None else f"{row.layer_id:04}"
     # names of layers hold slashes; names of files end at 255 bytes
-    own = Path(
-        f"{Path(row.model).stem}-{sha[:8]}", f"{row.layer_id:04}-{quote(row.layer, '')[-200:]}.npz"
-    )
+    own = Path(f"{Path(row.model).stem}-{sha[:8]}", f"{place}-{quote(row.name, '')[-200:]}.npz")
     (folder / own.parent).mkdir(exist_ok=True)
     arrays: dict[str, Any] = {}
     for name, found in matrices.items():

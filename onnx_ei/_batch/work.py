@@ -11,8 +11,9 @@ from typing import Any
 
 from onnx_ei.results import Measurement
 from onnx_ei.rows import Row
+from onnx_ei.targets import NamedSpan, Target
 
-__all__ = ["Job", "Listing", "listed", "measured"]
+__all__ = ["Job", "Listing", "bins_of", "listed", "measured"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +30,14 @@ class Job:
         What becomes part of the row, and what goes to a file beside.
     layers, exclude : tuple of str or None
         Patterns.
+    spans : tuple of NamedSpan
+        What to measure besides.
     input_range : (float, float) or None
         As for :func:`onnx_ei.analyze`.
     options : dict
         Keyword arguments of :func:`onnx_ei.measure`.
+    predict : int or None
+        Samples for which the listing is to say what measuring takes.
     """
 
     path: str
@@ -41,8 +46,10 @@ class Job:
     matrices: tuple[str, ...] = ()
     layers: tuple[str, ...] | None = None
     exclude: tuple[str, ...] | None = None
+    spans: tuple[NamedSpan, ...] = ()
     input_range: tuple[float, float] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    predict: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,24 +90,40 @@ def listed(job: Job) -> Listing:
         topology,
         job.layers,
         exclude=job.exclude,
+        spans=job.spans,
         strict=False,
         positions=job.options.get("positions", "one"),
         background=job.options.get("background"),
+        samples=job.predict,
+        bins=bins_of(job.options),
     )
     known = origin(facts, job.options)
     rows = (replace(row, model=job.path, provenance=known) for row in found.rows)
     return Listing(rows=tuple(rows), keys=tuple(select_layers(topology)), notes=found.notes)
 
 
-def measured(job: Job, layer: str) -> tuple[Row, dict[str, Measurement]]:
-    """Measure a layer.
+def bins_of(options: Mapping[str, Any]) -> tuple[int, int]:
+    """Return the bins of an input and an output; as many as inputs' where they are to be found.
+
+    Parameters
+    ----------
+    options : mapping
+        Keyword arguments of :func:`onnx_ei.measure`.
+    """
+    first = options.get("in_bins", 64)
+    last = options.get("out_bins", 64)
+    return first, first if isinstance(last, str) else last
+
+
+def measured(job: Job, target: str | Target) -> tuple[Row, dict[str, Measurement]]:
+    """Measure a layer, or a named span.
 
     Parameters
     ----------
     job : Job
         The model.
-    layer : str
-        The layer's key.
+    target : str or Target
+        The layer's key, or what else.
 
     Returns
     -------
@@ -118,7 +141,7 @@ def measured(job: Job, layer: str) -> tuple[Row, dict[str, Measurement]]:
         warnings.simplefilter("ignore", OnnxEiWarning)  # each is a field of the measurement
         row = measured_row(
             topology,
-            layer,
+            target,
             (*job.measures, *job.matrices),
             job.input_range,
             facts,

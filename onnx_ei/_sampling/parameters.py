@@ -17,6 +17,7 @@ from onnx_ei.information import DEFAULT_ESTIMATOR, ESTIMATORS
 __all__ = [
     "DEFAULT_MAX_SAMPLES",
     "DEFAULT_TOLERANCE",
+    "OPTION_DEFAULTS",
     "SWEEP_SAMPLES",
     "Options",
     "Parameters",
@@ -58,7 +59,7 @@ class Options(TypedDict, total=False):
     progress: ProgressOption
 
 
-_DEFAULTS: dict[str, object] = {
+OPTION_DEFAULTS: dict[str, object] = {
     "seed": 0,
     "estimator": DEFAULT_ESTIMATOR,
     "method": "auto",
@@ -69,6 +70,7 @@ _DEFAULTS: dict[str, object] = {
     "memory_limit": None,
     "progress": None,
 }
+"""The keyword-only arguments that every measure takes beside deep_ei's, with their defaults."""
 
 _SHARED_DOC = {
     "layer": """layer : hashable
@@ -196,7 +198,7 @@ def with_options(function: _F) -> _F:
                 default=default,
                 annotation=Options.__annotations__[name],
             )
-            for name, default in _DEFAULTS.items()
+            for name, default in OPTION_DEFAULTS.items()
         ]
         function.__signature__ = signature.replace(parameters=shown)  # type: ignore[attr-defined]
     doc = inspect.cleandoc(function.__doc__ or "")
