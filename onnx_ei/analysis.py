@@ -13,6 +13,7 @@ import networkx as nx
 
 from onnx_ei.analyzed import Analysis
 from onnx_ei.calibration import calibration_of
+from onnx_ei.devices import Device, parse_device, parse_devices
 from onnx_ei.errors import (
     OnnxEiError,
     UnboundedSpanError,
@@ -22,14 +23,12 @@ from onnx_ei.errors import (
 )
 from onnx_ei.measures import measure_many
 from onnx_ei.provenance import (
-    DEFINITIONS,
     check_options,
     content_hash,
-    device_name,
     model_facts,
+    origin,
     peak_memory,
     plain,
-    versions,
 )
 from onnx_ei.results import Measurement
 from onnx_ei.rows import Row, model_row
@@ -48,7 +47,6 @@ __all__ = [
     "analyze",
     "describe",
     "measured_row",
-    "origin",
     "select_layers",
 ]
 
@@ -189,7 +187,9 @@ def analyze(
     on_row : callable, optional
         Called with each row as it is done.
     **options
-        Keyword arguments of :func:`onnx_ei.measure`.
+        Keyword arguments of :func:`onnx_ei.measure`. ``device`` may be a list, or names with
+        commas between them, where there are several models: they take the devices in turn, one
+        after another. :func:`onnx_ei.batch` uses several at once.
 
     Returns
     -------
@@ -219,9 +219,11 @@ def analyze(
     parameters |= {"input_range": plain(input_range), "input": plain(input)}
     many = isinstance(model, list | tuple)
     sources: Sequence[Source] = model if many else [model]  # type: ignore[assignment]
+    devices = _devices(options, many)
     rows: list[Row] = []
     notes: list[str] = []
-    for label, source in zip(_labels(sources), sources, strict=True):
+    for number, (label, source) in enumerate(zip(_labels(sources), sources, strict=True)):
+        own = {**options, "device": devices[number % len(devices)]}
         try:
             topology = source if isinstance(source, nx.DiGraph) else topology_of(source, input)
             facts = model_facts(topology, _hash_of(source))
@@ -229,11 +231,13 @@ def analyze(
         except OnnxEiError as error:
             if not many:
                 raise
-            rows.append(model_row(label or type(source).__name__, str(error)))
+            row = model_row(label or type(source).__name__, str(error))
+            known = {"model_sha256": _hash_or_none(source), "opset": None, "producer": None}
+            rows.append(replace(row, provenance=origin(known, own, parameters)))
             continue
         notes += [note for note in topology.graph["notes"] if note not in notes]
         for key in select_layers(topology, layers, exclude, strict=not many):
-            row = measured_row(topology, key, names, input_range, facts, options)
+            row = measured_row(topology, key, names, input_range, facts, own, parameters)
             rows.append(replace(row, model=label))
             if on_row is not None:
                 on_row(rows[-1])
@@ -265,6 +269,19 @@ def _labels(sources: Sequence[Source]) -> list[str | None]:
     return names
 
 
+def _devices(options: Mapping[str, Any], many: bool) -> tuple[Device, ...]:
+    device, tf32 = options.get("device", "cpu"), options.get("tf32", False)
+    return parse_devices(device, tf32) if many else (parse_device(device, tf32),)
+
+
+def _hash_or_none(source: Source) -> str | None:
+    """Return the hash of a model that could not be read, where its bytes can."""
+    try:
+        return _hash_of(source)
+    except OnnxEiError:
+        return None
+
+
 def _hash_of(source: Source) -> str | None:
     """Return a model's hash, or None: a module's weights, or a topology's, may change."""
     if isinstance(source, nx.DiGraph) or not (
@@ -281,6 +298,7 @@ def measured_row(
     input_range: tuple[float, float] | None,
     facts: Mapping[str, Any],
     options: Mapping[str, Any],
+    parameters: Mapping[str, Any],
 ) -> Row:
     """Measure one layer.
 
@@ -298,6 +316,8 @@ def measured_row(
         From :func:`onnx_ei.provenance.model_facts`.
     options : mapping
         Keyword arguments of :func:`onnx_ei.measure`.
+    parameters : mapping
+        The same in JSON's types, from :func:`onnx_ei.provenance.check_options`.
 
     Returns
     -------
@@ -313,38 +333,25 @@ def measured_row(
         "activation": options.get("activation"),
         "in_layer": options.get("in_layer"),
     }
+    placed: dict[str, Any] = {}
+
+    def work(row: Row, span: Span) -> Mapping[str, Measurement]:
+        try:
+            return measure_many(measures, row.layer, topology, **own)
+        finally:
+            device = parse_device(own.get("device", "cpu"), own.get("tf32", False))
+            if device in span.sessions:
+                placed["cpu_nodes"] = span.sessions[device].cpu_nodes
+
+    known = origin(facts, options, parameters)
     started = time.perf_counter()
-    row = _row(
-        topology,
-        key,
-        lambda row, _: measure_many(measures, row.layer, topology, **own),
-        span_options,
-    )
+    row = _row(topology, key, work, span_options)
     return replace(
         row,
         model=model_of(topology).label,
         seconds=time.perf_counter() - started,
-        provenance={**origin(facts, options), "peak_memory": peak_memory()},
+        provenance={**known, **placed, "peak_memory": peak_memory()},
     )
-
-
-def origin(facts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where a row's values come from, but for what only its end tells.
-
-    Parameters
-    ----------
-    facts : mapping
-        From :func:`onnx_ei.provenance.model_facts`.
-    options : mapping
-        Keyword arguments of :func:`onnx_ei.measure`.
-    """
-    return {
-        **facts,
-        "device": device_name(options.get("device", "cpu")),
-        "seed": options.get("seed", 0),
-        "definitions": DEFINITIONS,
-        "versions": versions(),
-    }
 
 
 def _name(activation: object) -> str | None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_names", "run_command"]
 
-_WITH_OUTPUT = {"resume": False, "dry_run": False, "matrices": None, "jobs": 1, "timeout": None,
+_WITH_OUTPUT = {"resume": False, "dry_run": False, "matrices": None, "jobs": None, "timeout": None,
                 "memory_limit": None, "quiet": False}  # fmt: skip
 """Options of a batch alone, with their defaults."""
 
@@ -91,7 +91,17 @@ def run_command(
     tolerance: Annotated[
         float, typer.Option(help="Error bound of exact values, in bits a pair.")
     ] = 1e-6,
-    device: Annotated[str, typer.Option(help="'cpu', 'cuda' or 'cuda:N'.")] = "cpu",
+    device: Annotated[
+        str,
+        typer.Option(
+            help="'cpu', 'cuda' or 'cuda:N'; with -o several: 'cuda:0,cuda:1'. No value depends on "
+            "which GPU it is."
+        ),
+    ] = "cpu",
+    tf32: Annotated[
+        bool,
+        typer.Option("--tf32", help="On a GPU: round factors to 10 bits, which moves values."),
+    ] = False,
     positions: Positions = "one",
     input_shape: InputShape = None,
     input: Inputs = None,
@@ -107,11 +117,14 @@ def run_command(
         ),
     ] = None,
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--jobs", "-j", min=1, help="With -o: layers at once. No value depends on it."
+            "--jobs",
+            "-j",
+            min=1,
+            help="With -o: layers at once, by default one a device. No value depends on it.",
         ),
-    ] = 1,
+    ] = None,
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -167,11 +180,11 @@ def run_command(
 def _run_one(model: str, given: Namespace) -> None:
     """Measure one model, to the terminal."""
     from onnx_ei.cli_inputs import open_model
-    from onnx_ei.sessions import check_device
+    from onnx_ei.sessions import check_device, parse_device
 
     names = measure_names(given.measures)
     options = measure_options(given)
-    check_device(given.device)
+    check_device(parse_device(given.device, given.tf32))
     topology = open_model(
         model,
         given.input_shape,
@@ -230,6 +243,7 @@ def measure_options(given: Namespace) -> dict[str, Any]:
         "method": given.method,
         "tolerance": given.tolerance,
         "device": given.device,
+        "tf32": given.tf32,
         "positions": given.positions,
         "background": given.background,
     }

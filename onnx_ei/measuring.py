@@ -25,7 +25,8 @@ from onnx_ei._sampling.quantities import quantities
 from onnx_ei._sampling.source import binned
 from onnx_ei.binning import Binning
 from onnx_ei.calibration import resolve_ranges
-from onnx_ei.errors import OutOfRangeWarning
+from onnx_ei.devices import parse_device
+from onnx_ei.errors import CpuNodesWarning, OutOfRangeWarning
 from onnx_ei.exact import computed, mixed_quantities, plan_of, terms_of
 from onnx_ei.histogram import joint_counts
 from onnx_ei.information import DEFAULT_ESTIMATOR, information_of_counts
@@ -150,6 +151,7 @@ def measure_many(
     max_samples: int = DEFAULT_MAX_SAMPLES,
     memory_limit: int | None = None,
     progress: ProgressOption = None,
+    tf32: bool = False,
 ) -> dict[str, Measurement]:
     """Take several measures of a span at once: those that want the same samples share them.
 
@@ -189,6 +191,7 @@ def measure_many(
     >>> round(found["ei"].value, 2), abs(found["phi"].value) < 0.01
     (4.0, True)
     """
+    device = parse_device(device, tf32)
     ranges = resolve_ranges(topology, layer, in_layer, in_range, out_range, activation)
     parameters = Parameters(
         threshold=threshold,
@@ -222,6 +225,8 @@ def measure_many(
     }
     span = span_of(topology, layer, **where)
     run = runner(span, device)
+    if run.remark is not None:
+        warn(run.remark, CpuNodesWarning)
     started = time.perf_counter()
     terms = terms_of(plan, topology, layer, parameters, device=device, **where) if plan else {}
     found = computed(plan, terms, span, run, parameters, started)

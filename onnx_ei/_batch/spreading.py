@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from onnx_ei._batch.supervising import Limits, Supervisor
+from onnx_ei.devices import processors
 from onnx_ei.errors import BackendError
 
 __all__ = ["Pool", "Task", "threads_each"]
@@ -165,4 +166,4 @@ def threads_each(jobs: int) -> int:
     jobs : int
         How many there are.
     """
-    return max(1, (os.cpu_count() or 1) // jobs)
+    return max(1, processors() // jobs)

@@ -56,6 +56,7 @@ class Options(TypedDict, total=False):
     max_samples: int
     memory_limit: int | None
     progress: ProgressOption
+    tf32: bool
 
 
 _DEFAULTS: dict[str, object] = {
@@ -68,6 +69,7 @@ _DEFAULTS: dict[str, object] = {
     "max_samples": DEFAULT_MAX_SAMPLES,
     "memory_limit": None,
     "progress": None,
+    "tf32": False,
 }
 
 _SHARED_DOC = {
@@ -125,7 +127,10 @@ memory_limit : int, optional
     Bytes that codes may take, 1 GiB by default; past it the work is tiled, at the same result.
 progress : bool or callable, optional
     True for a bar on stderr, or a function of (done, total) model rows, of pairs while they are
-    computed.""",
+    computed.
+tf32 : bool
+    On a GPU: let the factors of products be rounded to 10 bits of mantissa, which is faster and
+    moves values across the edges of bins.""",
     "raises": """Raises
 ------
 TypeError, ValueError
@@ -147,7 +152,9 @@ UndersampledWarning
     Where a vector measure covers less than 0.95 of the joint states.
 NotConvergedWarning
     Where automatic sampling stopped at ``max_samples``, or before: coverage grows too slowly; or
-    where the bound of an exact value is wider than its ``tolerance``.""",
+    where the bound of an exact value is wider than its ``tolerance``.
+CpuNodesWarning
+    Where a GPU leaves nodes of the span to the CPU.""",
     "references": """References
 ----------
 .. [1] Marrow, Michaud, Hoel, "Examining the Causal Structures of Deep Neural Networks Using
