@@ -224,6 +224,7 @@ def analyze(
     notes: list[str] = []
     for number, (label, source) in enumerate(zip(_labels(sources), sources, strict=True)):
         own = {**options, "device": devices[number % len(devices)]}
+        started = time.perf_counter()
         try:
             topology = source if isinstance(source, nx.DiGraph) else topology_of(source, input)
             facts = model_facts(topology, _hash_of(source))
@@ -233,7 +234,8 @@ def analyze(
                 raise
             row = model_row(label or type(source).__name__, str(error))
             known = {"model_sha256": _hash_or_none(source), "opset": None, "producer": None}
-            rows.append(replace(row, provenance=origin(known, own, parameters)))
+            facts = origin(known, own, parameters) | {"peak_memory": peak_memory()}
+            rows.append(replace(row, seconds=time.perf_counter() - started, provenance=facts))
             continue
         notes += [note for note in topology.graph["notes"] if note not in notes]
         for key in select_layers(topology, layers, exclude, strict=not many):

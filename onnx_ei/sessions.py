@@ -125,6 +125,8 @@ class Session:
         The same.
     provider : str
         The execution provider that runs it, read back from the session.
+    place : (str, int)
+        Where its inputs and outputs are bound.
 
     Raises
     ------
@@ -157,6 +159,7 @@ class Session:
                 f"device {str(self.device)!r} was asked for, but the session runs on "
                 f"{self.provider}; {_why_not(ort, self.device)}"
             )
+        self.place = (self.device.kind, self.device.number)
         self._bindable = {v.name for v in self._session.get_outputs() if v.type in _BINDABLE}
 
     @property
@@ -214,7 +217,7 @@ class Session:
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name in outputs:
                 # the runtime allocates: output shapes may depend on the data
-                binding.bind_output(name, self.device.kind, self.device.number)
+                binding.bind_output(name, *self.place)
             self._session.run_with_iobinding(binding)
             return list(binding.copy_outputs_to_cpu())
         except Exception as error:  # onnxruntime's exceptions share no base of their own
@@ -276,9 +279,7 @@ class BoundRun:
     def _bind(self, feed: NDArray[Any], result: NDArray[Any]) -> None:
         value = onnxruntime_module().OrtValue
         self._in, self._out = (
-            value.ortvalue_from_shape_and_type(
-                of.shape, of.dtype.type, self._session.device.kind, self._session.device.number
-            )
+            value.ortvalue_from_shape_and_type(of.shape, of.dtype.type, *self._session.place)
             for of in (feed, result)
         )
         self._binding = self._session._session.io_binding()
