@@ -117,7 +117,7 @@ def _spread(
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach, though it is meant for the whole group.
+    """Start processes that Ctrl-C and SIGTERM do not reach, though they are sent to all of them.
 
     What it ends is for the first process to decide, and here it waits until they are started. A
     signal that is blocked stays blocked in the processes that are started meanwhile, from their
@@ -131,7 +131,8 @@ def _deaf() -> Iterator[None]:
         return
     heard: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # SIGTERM too: SLURM sends it to every process of a job at once
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
