@@ -215,9 +215,9 @@ def analyze(
     [4.0, 0.0]
     """
     names = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
-    parameters = check_options("analyze", names, options)
-    parameters |= {"input_range": plain(input_range), "input": plain(input)}
     many = isinstance(model, list | tuple)
+    parameters = check_options("analyze", names, options, several=many)
+    parameters |= {"input_range": plain(input_range), "input": plain(input)}
     sources: Sequence[Source] = model if many else [model]  # type: ignore[assignment]
     devices = _devices(options, many)
     rows: list[Row] = []

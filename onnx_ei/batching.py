@@ -169,7 +169,7 @@ def plan_batch(
     names = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
     beside = () if matrices is None else MATRICES
     Parameters(in_range=input_range)
-    parameters = check_options("batch", (*names, *beside), options)
+    parameters = check_options("batch", (*names, *beside), options, several=True)
     parameters |= {"input_range": plain(input_range), "matrices": list(beside), **identity}
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be above 0 seconds, got {timeout}")

@@ -60,7 +60,7 @@ _PACKAGES = ("onnx", "numpy", "numba")
 
 
 def check_options(
-    caller: str, measures: Iterable[str], options: Mapping[str, Any]
+    caller: str, measures: Iterable[str], options: Mapping[str, Any], *, several: bool = False
 ) -> dict[str, Any]:
     """Check measures and their options before any work; return all parameters in plain types.
 
@@ -72,6 +72,8 @@ def check_options(
         Names, as for :func:`onnx_ei.measure`.
     options : mapping
         Keyword arguments of :func:`onnx_ei.measure`.
+    several : bool
+        Whether there may be several devices.
 
     Returns
     -------
@@ -96,7 +98,8 @@ def check_options(
     parameters = Parameters(**{n: value for n, value in options.items() if n in sampling})
     given = {n: options[n] for n in ("groups", "against") if n in options}
     quantities(tuple(measures), parameters, **given)
-    device, *_ = parse_devices(*(options.get(n, DEFAULTS[n]) for n in ("device", "tf32")))
+    where = [options.get(n, DEFAULTS[n]) for n in ("device", "tf32")]
+    device = parse_devices(*where)[0] if several else parse_device(*where)
     kept = (n for n in DEFAULTS if n not in _NO_RESULT_DEPENDS_ON)
     found = {n: plain(options.get(n, DEFAULTS[n])) for n in kept} | {"device": device.kind}
     # left out where it is off: what was measured before it could be on is the same

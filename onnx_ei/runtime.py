@@ -121,7 +121,7 @@ class SpanRunner:
                 f"sample, got shape {result.shape} for {len(part)} samples"
             )
         if span.function is not None:
-            result = span.function(result.astype(np.float32, copy=False))
+            result = span.function(result.astype(np.float32))  # it may keep what it is given
         return result.reshape(len(part), span.n_outputs)
 
     def _run_bound(self, feed: NDArray[Any]) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import io
+import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -356,12 +357,12 @@ def _providers(ort: ModuleType, device: Device) -> list[Any]:
 
 @cache
 def _preloaded(ort: ModuleType) -> str:
-    """Load NVIDIA's libraries from their wheels, once; return what could not be loaded."""
+    """Load NVIDIA's libraries from their wheels, once; name those that could not be loaded."""
     said = io.StringIO()
     if hasattr(ort, "preload_dlls"):
         with redirect_stdout(said):  # it prints what fails, in the midst of a command's output
             ort.preload_dlls()
-    return "; ".join(line for line in said.getvalue().splitlines() if line.startswith("Failed"))
+    return ", ".join(re.findall(r"^Failed to load ([^:]+):", said.getvalue(), re.MULTILINE))
 
 
 def _why_not(ort: ModuleType, device: Device) -> str:
@@ -376,7 +377,7 @@ def _why_not(ort: ModuleType, device: Device) -> str:
     else:
         why = f"this onnxruntime needs the libraries of CUDA {built or '(unknown)'} and cuDNN 9"
     failed = _preloaded(ort)
-    missing = f" ({failed})" if failed else ""
+    missing = f" (cannot load {failed})" if failed else ""
     return f"{why}{missing}; see docs/servers.md and onnx-ei doctor, or use device='cpu'"
 
 
