@@ -10,11 +10,8 @@ from numba import njit, prange
 from numpy.typing import NDArray
 
 from onnx_ei._kernels._cache import KernelCache
-from onnx_ei._kernels._threads import heed_quota
 
 __all__ = ["Array", "kernel", "prange"]
-
-heed_quota()
 
 Array = NDArray[Any]
 """An array whose dtype the kernel's docstring states."""
