@@ -188,7 +188,8 @@ def plan_batch(
         "run": uuid.uuid4().hex,
         "parameters": parameters,
     }
-    tidy_after(common["run"])
+    if len(devices) > 1:
+        tidy_after(common["run"])
     return Plan(
         jobs=tuple(Job(path=path, **common) for path in model_files([models] if one else models)),  # type: ignore[list-item,arg-type]
         output=Path(output),

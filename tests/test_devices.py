@@ -319,7 +319,10 @@ def test_tf32_is_a_parameter_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None
 # --- turns -----------------------------------------------------------------------------------
 
 
-def test_processes_take_their_devices_in_turn_and_a_new_one_the_place_of_a_dead_one() -> None:
+def test_processes_take_their_devices_in_turn_and_a_new_one_the_place_of_a_dead_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))  # where the places of a run are
     name = uuid.uuid4().hex
     beside = [Supervisor(Limits(seconds=60)) for _ in range(3)]
     try:
