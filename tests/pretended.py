@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from onnx_ei import topology_of
-from onnx_ei.devices import PROVIDERS, Device, parse_device
+from onnx_ei.devices import PROVIDERS, parse_device
 from onnx_ei.sessions import Session
 
 _REAL = Session.__init__
@@ -25,8 +25,3 @@ def opened(path: str) -> Any:
     """Open a model in a process that pretends."""
     Session.__init__ = pretend  # type: ignore[method-assign]
     return topology_of(path)
-
-
-def seen_devices() -> list[Device]:
-    """Two GPUs, as a process is told of them."""
-    return [Device("cuda", 0), Device("cuda", 1)]
