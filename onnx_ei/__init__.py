@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from onnx_ei.comparing import Comparison as Comparison
     from onnx_ei.errors import BackendError as BackendError
     from onnx_ei.errors import ConstantLayerWarning as ConstantLayerWarning
+    from onnx_ei.errors import CpuNodesWarning as CpuNodesWarning
     from onnx_ei.errors import MissingDependencyError as MissingDependencyError
     from onnx_ei.errors import ModelError as ModelError
     from onnx_ei.errors import NotConvergedWarning as NotConvergedWarning
@@ -52,10 +53,10 @@ _HOMES = {
     "calibration": ("Calibration",),
     "comparing": ("Comparison",),
     "errors": (
-        "BackendError", "ConstantLayerWarning", "MissingDependencyError", "ModelError",
-        "NotConvergedWarning", "OnnxEiError", "OnnxEiWarning", "OutOfRangeWarning",
-        "OutputError", "UnboundedSpanError", "UndersampledWarning", "UnknownLayerError",
-        "UnsupportedModelError",
+        "BackendError", "ConstantLayerWarning", "CpuNodesWarning", "MissingDependencyError",
+        "ModelError", "NotConvergedWarning", "OnnxEiError", "OnnxEiWarning",
+        "OutOfRangeWarning", "OutputError", "UnboundedSpanError", "UndersampledWarning",
+        "UnknownLayerError", "UnsupportedModelError",
     ),
     "measures": (
         "degeneracy", "ei", "ei_parts", "ei_parts_matrix", "eis_between_groups", "measure",

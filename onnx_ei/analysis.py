@@ -12,6 +12,7 @@ import networkx as nx
 
 from onnx_ei.analyzed import Analysis
 from onnx_ei.calibration import calibration_of
+from onnx_ei.devices import Device, parse_device, parse_devices
 from onnx_ei.errors import (
     OnnxEiError,
     UnboundedSpanError,
@@ -20,14 +21,12 @@ from onnx_ei.errors import (
 )
 from onnx_ei.measures import measure_many
 from onnx_ei.provenance import (
-    DEFINITIONS,
     check_options,
     content_hash,
-    device_name,
     model_facts,
+    origin,
     peak_memory,
     plain,
-    versions,
 )
 from onnx_ei.results import Measurement
 from onnx_ei.rows import Row, model_row, span_row
@@ -53,7 +52,6 @@ __all__ = [
     "analyze",
     "describe",
     "measured_row",
-    "origin",
     "select_layers",
 ]
 
@@ -178,7 +176,9 @@ def analyze(
     on_row : callable, optional
         Called with each row as it is done.
     **options
-        Keyword arguments of :func:`onnx_ei.measure`.
+        Keyword arguments of :func:`onnx_ei.measure`. ``device`` may be a list, or names with
+        commas between them, where there are several models: they take the devices in turn, one
+        after another. :func:`onnx_ei.batch` uses several at once.
 
     Returns
     -------
@@ -204,15 +204,18 @@ def analyze(
     [4.0, 0.0]
     """
     names = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
-    parameters = check_options("analyze", names, options)
-    parameters |= {"input_range": plain(input_range), "input": plain(input)}
     wanted = named_spans(spans)
     many = isinstance(model, list | tuple)
+    parameters = check_options("analyze", names, options, several=many)
+    parameters |= {"input_range": plain(input_range), "input": plain(input)}
     sources: Sequence[Source] = model if many else [model]  # type: ignore[assignment]
+    devices = _devices(options, many)
     rows: list[Row] = []
     notes: list[str] = []
     keys: list[str] = []
-    for label, source in zip(_labels(sources), sources, strict=True):
+    for number, (label, source) in enumerate(zip(_labels(sources), sources, strict=True)):
+        own = {**options, "device": devices[number % len(devices)]}
+        started = time.perf_counter()
         try:
             topology = source if isinstance(source, nx.DiGraph) else topology_of(source, input)
             facts = model_facts(topology, _hash_of(source))
@@ -220,12 +223,15 @@ def analyze(
         except OnnxEiError as error:
             if not many:
                 raise
-            rows.append(model_row(label or type(source).__name__, str(error)))
+            row = model_row(label or type(source).__name__, str(error))
+            known = {"model_sha256": _hash_or_none(source), "opset": None, "producer": None}
+            facts = origin(known, own, parameters) | {"peak_memory": peak_memory()}
+            rows.append(replace(row, seconds=time.perf_counter() - started, provenance=facts))
             continue
         notes += [note for note in topology.graph["notes"] if note not in notes]
         keys += select_layers(topology)
         for target in targets(topology, layers, exclude, wanted, strict=not many):
-            row = measured_row(topology, target, names, input_range, facts, options)
+            row = measured_row(topology, target, names, input_range, facts, own, parameters)
             rows.append(replace(row, model=label))
             if on_row is not None:
                 on_row(rows[-1])
@@ -259,6 +265,19 @@ def _labels(sources: Sequence[Source]) -> list[str | None]:
     return names
 
 
+def _devices(options: Mapping[str, Any], many: bool) -> tuple[Device, ...]:
+    device, tf32 = options.get("device", "cpu"), options.get("tf32", False)
+    return parse_devices(device, tf32) if many else (parse_device(device, tf32),)
+
+
+def _hash_or_none(source: Source) -> str | None:
+    """Return the hash of a model that could not be read, where its bytes can."""
+    try:
+        return _hash_of(source)
+    except OnnxEiError:
+        return None
+
+
 def _hash_of(source: Source) -> str | None:
     """Return a model's hash, or None: a module's weights, or a topology's, may change."""
     if isinstance(source, nx.DiGraph) or not (
@@ -275,6 +294,7 @@ def measured_row(
     input_range: tuple[float, float] | None,
     facts: Mapping[str, Any],
     options: Mapping[str, Any],
+    parameters: Mapping[str, Any],
 ) -> Row:
     """Measure one layer, or one named span.
 
@@ -292,6 +312,8 @@ def measured_row(
         From :func:`onnx_ei.provenance.model_facts`.
     options : mapping
         Keyword arguments of :func:`onnx_ei.measure`.
+    parameters : mapping
+        The same in JSON's types, from :func:`onnx_ei.provenance.check_options`.
 
     Returns
     -------
@@ -307,38 +329,26 @@ def measured_row(
         if topology.in_degree(first.key) == 0:
             own["in_range"] = input_range
     names = ("positions", "background", "activation", "in_layer")
+    span_options = {"positions": "one"} | {name: own[name] for name in names if name in own}
+    placed: dict[str, Any] = {}
+
+    def work(row: Row, span: Span) -> Mapping[str, Measurement]:
+        try:
+            return measure_many(measures, row.layer, topology, **own)
+        finally:
+            device = parse_device(own.get("device", "cpu"), own.get("tf32", False))
+            if device in span.sessions:
+                placed["cpu_nodes"] = span.sessions[device].cpu_nodes
+
+    known = origin(facts, options, parameters)
     started = time.perf_counter()
-    row = _row(
-        topology,
-        target,
-        lambda row, _: measure_many(measures, row.layer, topology, **own),
-        {"positions": "one"} | {name: own[name] for name in names if name in own},
-    )
+    row = _row(topology, target, work, span_options)
     return replace(
         row,
         model=model_of(topology).label,
         seconds=time.perf_counter() - started,
-        provenance={**origin(facts, options), "peak_memory": peak_memory()},
+        provenance={**known, **placed, "peak_memory": peak_memory()},
     )
-
-
-def origin(facts: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where a row's values come from, but for what only its end tells.
-
-    Parameters
-    ----------
-    facts : mapping
-        From :func:`onnx_ei.provenance.model_facts`.
-    options : mapping
-        Keyword arguments of :func:`onnx_ei.measure`.
-    """
-    return {
-        **facts,
-        "device": device_name(options.get("device", "cpu")),
-        "seed": options.get("seed", 0),
-        "definitions": DEFINITIONS,
-        "versions": versions(),
-    }
 
 
 def _name(activation: object) -> str | None:

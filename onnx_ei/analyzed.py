@@ -87,7 +87,8 @@ class Analysis:
             ``ei_reliable``, ``ei_singletons``, ``ei_saturation``, ``ei_upper_bound``,
             ``ei_in_states``, ``ei_out_states``, ``ei_joint_states`` and ``ei_notes``. Entries of a
             tuple or a list have their index in the name: ``eis_between_groups[0]_stderr``. Then
-            where the values come from: ``provider``, ``device``, ``seed``, ``seconds``,
+            where the values come from: ``provider``, ``device``, ``tf32``, ``cpu_nodes`` (how many
+            nodes a GPU left to the CPU), ``cpu_node_types``, ``seed``, ``seconds``,
             ``peak_memory`` (bytes), ``model_sha256``, ``opset``, ``producer``, ``definitions`` and
             the versions, ``onnx_ei_version`` and so on.
 

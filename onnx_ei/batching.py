@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from onnx_ei._batch.running import Plan, Progress, model_files, run
 from onnx_ei._batch.supervising import Limits
+from onnx_ei._batch.turns import check_devices, tidy_after
 from onnx_ei._batch.work import Job
 from onnx_ei._sampling.parameters import Parameters, whole
 from onnx_ei.analysis import DEFAULT_MEASURES
 from onnx_ei.analyzed import Analysis
+from onnx_ei.devices import parse_devices
 from onnx_ei.provenance import check_options, plain
 from onnx_ei.targets import Spans, named_spans
 from onnx_ei.topology import topology_of
@@ -41,7 +44,7 @@ def batch(
     input: Any = None,
     input_range: tuple[float, float] | None = None,
     resume: bool = False,
-    jobs: int = 1,
+    jobs: int | None = None,
     timeout: float | None = None,
     max_memory: int | None = None,
     matrices: str | os.PathLike[str] | None = None,
@@ -63,9 +66,9 @@ def batch(
         Which files of the folders: ``"*.onnx"``, ``"**/*epoch*.onnx"``.
     resume : bool
         Whether to go on with a file that is there: what did not fail is not measured again.
-    jobs : int
-        Layers measured at once, each in a process with its share of the processors' threads. No
-        value depends on it.
+    jobs : int, optional
+        Layers measured at once, each in a process with its share of the processors' threads; by
+        default as many as there are devices. No value depends on it.
     timeout : float, optional
         Seconds for a layer, the reading of its model included; a process that takes longer is
         ended.
@@ -76,7 +79,8 @@ def batch(
     on_row : callable, optional
         Called with each row as it is written, how many the file has, and how many there will be.
     **options
-        Keyword arguments of :func:`onnx_ei.measure`.
+        Keyword arguments of :func:`onnx_ei.measure`. ``device`` may be a list, or names with
+        commas between them: each process has one of the devices. No value depends on which.
 
     Returns
     -------
@@ -91,7 +95,7 @@ def batch(
     OutputError
         If the disk is full, or fails; the file resumes.
     BackendError
-        If a process of the pool was killed.
+        If a device cannot be had, or a process of the pool was killed.
 
     Notes
     -----
@@ -132,6 +136,7 @@ def batch(
         matrices=matrices,
         options=options,
     )
+    check_devices(plan.jobs[0].devices)
     run(plan, on_row)
     return Analysis.load(plan.output)
 
@@ -149,7 +154,7 @@ def plan_batch(
     identity: Mapping[str, Any],
     input_range: tuple[float, float] | None,
     resume: bool,
-    jobs: int,
+    jobs: int | None,
     timeout: float | None,
     max_memory: int | None,
     matrices: str | os.PathLike[str] | None,
@@ -174,11 +179,13 @@ def plan_batch(
     names = (measures,) if isinstance(measures, str) else tuple(dict.fromkeys(measures))
     beside = () if matrices is None else MATRICES
     Parameters(in_range=input_range)
-    parameters = check_options("batch", (*names, *beside), options)
+    parameters = check_options("batch", (*names, *beside), options, several=True)
     parameters |= {"input_range": plain(input_range), "matrices": list(beside), **identity}
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
     files = model_files([models] if isinstance(models, str | os.PathLike) else models, glob)
+    own = dict(options)
+    devices = parse_devices(own.pop("device", "cpu"), own.pop("tf32", False))
     common: dict[str, Any] = {
         "opener": opener,
         "measures": names,
@@ -187,15 +194,20 @@ def plan_batch(
         "exclude": _patterns(exclude),
         "spans": named_spans(spans),
         "input_range": input_range,
-        "options": dict(options),
+        "options": own,
+        "devices": devices,
+        "run": uuid.uuid4().hex,
+        "parameters": parameters,
     }
+    if len(devices) > 1:
+        tidy_after(common["run"])
     return Plan(
         jobs=tuple(Job(path=path, **common) for path in files),
         output=Path(output),
         parameters=parameters,
         resume=resume,
         matrices=None if matrices is None else Path(matrices),
-        workers=whole("jobs", jobs, 1),
+        workers=len(devices) if jobs is None else whole("jobs", jobs, 1),
         limits=Limits(
             seconds=timeout,
             memory=None if max_memory is None else whole("max_memory", max_memory, 1),

@@ -38,8 +38,8 @@ def run_batch(given: Namespace) -> None:
         With 1 where rows failed, with 3 where no model could be read, with 130 where a signal
         ended it.
     """
+    from onnx_ei._batch.turns import check_devices
     from onnx_ei.analyzed import Analysis
-    from onnx_ei.sessions import check_device
 
     plan = _plan(given)
     if given.dry_run:
@@ -47,7 +47,8 @@ def run_batch(given: Namespace) -> None:
 
         show_plan(plan, given.json)
         return
-    check_device(given.device)
+    if getattr(given, "scheduler", None) is None:  # on a cluster, this machine need not have them
+        check_devices(plan.jobs[0].devices)
     with _stoppable(plan):
         _measure(plan, given.quiet)
     found = Analysis.load(plan.output)

@@ -49,6 +49,7 @@ def run_command(
     method: of.Method = "auto",
     tolerance: of.Tolerance = 1e-6,
     device: of.Device = "cpu",
+    tf32: of.Tf32 = False,
     positions: Positions = "one",
     input_shape: InputShape = None,
     input: Inputs = None,
@@ -56,7 +57,7 @@ def run_command(
     percentiles: Percentiles = None,
     background: Background = None,
     matrices: of.Matrices = None,
-    jobs: of.Jobs = 1,
+    jobs: of.Jobs = None,
     timeout: of.Timeout = None,
     memory_limit: of.MemoryLimit = None,
     dry_run: of.DryRun = False,
@@ -94,11 +95,11 @@ def _run(given: Namespace) -> None:
 def _run_one(model: str, given: Namespace) -> None:
     """Measure one model, to the terminal."""
     from onnx_ei.cli_inputs import open_model
-    from onnx_ei.sessions import check_device
+    from onnx_ei.sessions import check_device, parse_device
 
     names = measure_names(given.measures)
     options = measure_options(given)
-    check_device(given.device)
+    check_device(parse_device(given.device, given.tf32))
     topology = open_model(
         model,
         given.input_shape,
@@ -158,6 +159,7 @@ def measure_options(given: Namespace) -> dict[str, Any]:
         "method": given.method,
         "tolerance": given.tolerance,
         "device": given.device,
+        "tf32": given.tf32,
         "positions": given.positions,
         "background": given.background,
     }

@@ -31,6 +31,7 @@ __all__ = [
     "Resume",
     "Samples",
     "Seed",
+    "Tf32",
     "Threshold",
     "Timeout",
     "Tolerance",
@@ -41,7 +42,7 @@ BATCH_ONLY = {
     "resume": False,
     "dry_run": False,
     "matrices": None,
-    "jobs": 1,
+    "jobs": None,
     "timeout": None,
     "memory_limit": None,
     "quiet": False,
@@ -102,7 +103,16 @@ Method = Annotated[
     ),
 ]
 Tolerance = Annotated[float, typer.Option(help="Error bound of exact values, in bits a pair.")]
-Device = Annotated[str, typer.Option(help="'cpu', 'cuda' or 'cuda:N'.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        help="'cpu', 'cuda' or 'cuda:N'; with -o several: 'cuda:0,cuda:1'. No value depends on "
+        "which GPU it is."
+    ),
+]
+Tf32 = Annotated[
+    bool, typer.Option("--tf32", help="On a GPU: round factors to 10 bits, which moves values.")
+]
 Matrices = Annotated[
     Path | None,
     typer.Option(
@@ -112,8 +122,13 @@ Matrices = Annotated[
     ),
 ]
 Jobs = Annotated[
-    int,
-    typer.Option("--jobs", "-j", min=1, help="With -o: layers at once. No value depends on it."),
+    int | None,
+    typer.Option(
+        "--jobs",
+        "-j",
+        min=1,
+        help="With -o: layers at once, by default one a device. No value depends on it.",
+    ),
 ]
 Timeout = Annotated[
     float | None,

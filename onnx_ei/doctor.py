@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import os
 import platform
 from typing import Any
 
+from onnx_ei.devices import PROVIDERS, driver_version, gpu_names, processors
 from onnx_ei.errors import OnnxEiError
-from onnx_ei.sessions import installed_wheels, onnxruntime_module
+from onnx_ei.sessions import check_device, installed_wheels, onnxruntime_module
 
 __all__ = ["examine", "problems"]
 
@@ -19,7 +19,7 @@ _PACKAGES = (
 
 
 def examine() -> dict[str, Any]:
-    """Collect versions, onnxruntime's wheels and providers, threads and numba's threading layer.
+    """Collect versions, onnxruntime's wheels and providers, GPUs, threads, numba's threading layer.
 
     Returns
     -------
@@ -36,7 +36,15 @@ def examine() -> dict[str, Any]:
     except OnnxEiError as error:
         facts["providers"] = []
         facts["onnxruntime error"] = str(error)
-    facts["processors"] = os.cpu_count()
+    facts["GPUs"] = gpu_names()
+    facts["CUDA of the driver"] = driver_version()
+    facts["CUDA of onnxruntime"] = _built_for()
+    if facts["GPUs"] and PROVIDERS["cuda"] in facts["providers"]:
+        try:
+            check_device("cuda")
+        except OnnxEiError as error:
+            facts["CUDA error"] = str(error)
+    facts["processors"] = processors()
     facts["threads"], facts["numba layer"] = _threads()
     return facts
 
@@ -60,7 +68,16 @@ def problems(facts: dict[str, Any]) -> list[str]:
     has_wheel = any(w.startswith("onnxruntime-gpu") for w in facts["onnxruntime wheels"])
     if has_wheel and "CUDAExecutionProvider" not in facts["providers"]:
         found.append("onnxruntime-gpu is installed and offers no CUDA provider")
+    if "CUDA error" in facts:
+        found.append(str(facts["CUDA error"]))
     return found
+
+
+def _built_for() -> str | None:
+    try:
+        return str(getattr(onnxruntime_module(), "cuda_version", "")) or None
+    except OnnxEiError:
+        return None
 
 
 def _version(name: str) -> str | None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 __all__ = [
     "BackendError",
     "ConstantLayerWarning",
+    "CpuNodesWarning",
     "MissingDependencyError",
     "ModelError",
     "NotConvergedWarning",
@@ -80,6 +81,10 @@ class NotConvergedWarning(OnnxEiWarning):
 
 class ConstantLayerWarning(OnnxEiWarning):
     """A layer's input or output was one value on all calibration data: its range is made up."""
+
+
+class CpuNodesWarning(OnnxEiWarning):
+    """Nodes of a span that was to run on a GPU run on the CPU: the same values, later."""
 
 
 def closest(name: str, known: Iterable[object], n: int = 3) -> str:

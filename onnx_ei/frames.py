@@ -9,7 +9,7 @@ import numpy as np
 
 from onnx_ei.errors import MissingDependencyError, closest
 from onnx_ei.results import Measurement
-from onnx_ei.rows import FAILURES
+from onnx_ei.rows import FAILURES, shown_nodes
 
 if TYPE_CHECKING:
     import pandas
@@ -43,6 +43,7 @@ TEXT = (
     "estimator",
     "adequacy",
     "notes",
+    "types",
 )
 """Ends of the names of text columns: one with nothing in it is no column of numbers."""
 STATES = ("in_states", "out_states", "joint_states")
@@ -186,9 +187,13 @@ def _origin(row: Row) -> dict[str, Scalar]:
     wheel = versions.get("onnxruntime", versions.get("onnxruntime-gpu"))
     found = {**versions, "onnxruntime": wheel}
     providers = dict.fromkeys(m.provider for m in row.measurements.values())
+    on_cpu = known.get("cpu_nodes")
     return {
-        "provider": ", ".join(providers) or None,
+        "provider": ", ".join(providers) or known.get("provider"),
         "device": known.get("device"),
+        "tf32": known.get("tf32"),
+        "cpu_nodes": None if on_cpu is None else sum(on_cpu.values()),
+        "cpu_node_types": shown_nodes(on_cpu or {}) or None,
         "seed": known.get("seed"),
         "seconds": row.seconds,
         "peak_memory": known.get("peak_memory"),

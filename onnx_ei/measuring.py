@@ -23,7 +23,8 @@ from onnx_ei._sampling.quantities import quantities
 from onnx_ei._sampling.source import binned
 from onnx_ei.binning import Binning
 from onnx_ei.calibration import resolve_ranges
-from onnx_ei.errors import OutOfRangeWarning, closest
+from onnx_ei.devices import parse_device
+from onnx_ei.errors import CpuNodesWarning, OutOfRangeWarning, closest
 from onnx_ei.exact import computed, mixed_quantities, plan_of, terms_of
 from onnx_ei.histogram import joint_counts
 from onnx_ei.information import DEFAULT_ESTIMATOR, information_of_counts
@@ -181,6 +182,7 @@ def measure_many(
     """
     where, sampling = _apart("measure_many", options)
     where |= {"in_layer": in_layer, "activation": activation}
+    device = parse_device(device, sampling.pop("tf32", False))
     ranges = resolve_ranges(topology, layer, in_layer, in_range, out_range, activation)
     parameters = Parameters(
         threshold=threshold,
@@ -227,6 +229,8 @@ def _taken(
     plan = plan_of(wanted, parameters, against=against, samples_given=asked)
     span = span_of(topology, layer, **where)
     run = runner(span, device)
+    if run.remark is not None:
+        warn(run.remark, CpuNodesWarning)
     started = time.perf_counter()
     terms = terms_of(plan, topology, layer, parameters, device=device, **where) if plan else {}
     found = computed(plan, terms, span, run, parameters, started)

@@ -22,9 +22,10 @@ import onnx_ei
 from onnx_ei._sampling.parameters import Parameters
 from onnx_ei._sampling.quantities import quantities
 from onnx_ei.calibration import CALIBRATED
+from onnx_ei.devices import PROVIDERS, device_name, parse_device, parse_devices
 from onnx_ei.errors import ModelError, closest
 from onnx_ei.measuring import measure_many
-from onnx_ei.sessions import installed_wheels, parse_device
+from onnx_ei.sessions import installed_wheels
 
 if TYPE_CHECKING:
     import networkx as nx
@@ -36,10 +37,10 @@ __all__ = [
     "calibrated_names",
     "check_options",
     "content_hash",
-    "device_name",
     "file_digest",
     "key_of",
     "model_facts",
+    "origin",
     "peak_memory",
     "plain",
     "versions",
@@ -54,12 +55,12 @@ DEFAULTS = {
     if name not in ("names", "layer", "topology")
 }
 """The arguments of a measure, with their defaults."""
-_NO_RESULT_DEPENDS_ON = ("batch_size", "memory_limit", "progress")
+_NO_RESULT_DEPENDS_ON = ("batch_size", "memory_limit", "progress", "tf32")
 _PACKAGES = ("onnx", "numpy", "numba")
 
 
 def check_options(
-    caller: str, measures: Iterable[str], options: Mapping[str, Any]
+    caller: str, measures: Iterable[str], options: Mapping[str, Any], *, several: bool = False
 ) -> dict[str, Any]:
     """Check measures and their options before any work; return all parameters in plain types.
 
@@ -71,11 +72,14 @@ def check_options(
         Names, as for :func:`onnx_ei.measure`.
     options : mapping
         Keyword arguments of :func:`onnx_ei.measure`.
+    several : bool
+        Whether there may be several devices.
 
     Returns
     -------
     dict
-        Every argument that a result depends on, in JSON's types, defaults included.
+        Every argument that a result depends on, in JSON's types, defaults included. Of the device
+        it is the kind: no value depends on which one it is. ``tf32`` is there where it is True.
 
     Raises
     ------
@@ -94,8 +98,12 @@ def check_options(
     parameters = Parameters(**{n: value for n, value in options.items() if n in sampling})
     given = {n: options[n] for n in ("groups", "against") if n in options}
     quantities(tuple(measures), parameters, **given)
+    where = [options.get(n, DEFAULTS[n]) for n in ("device", "tf32")]
+    device = parse_devices(*where)[0] if several else parse_device(*where)
     kept = (n for n in DEFAULTS if n not in _NO_RESULT_DEPENDS_ON)
-    return {n: plain(options.get(n, DEFAULTS[n])) for n in kept}
+    found = {n: plain(options.get(n, DEFAULTS[n])) for n in kept} | {"device": device.kind}
+    # left out where it is off: what was measured before it could be on is the same
+    return found | {"tf32": True} if device.tf32 else found
 
 
 def calibrated_names(options: Mapping[str, Any]) -> list[str]:
@@ -236,6 +244,37 @@ def model_facts(topology: nx.DiGraph[Any], model_sha256: str | None) -> dict[str
     }
 
 
+def origin(
+    facts: Mapping[str, Any], options: Mapping[str, Any], parameters: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return where a row's values come from, but for what only its end tells.
+
+    Parameters
+    ----------
+    facts : mapping
+        From :func:`model_facts`.
+    options : mapping
+        Keyword arguments of :func:`onnx_ei.measure`.
+    parameters : mapping
+        From :func:`check_options`.
+    """
+    device = parse_device(options.get("device", "cpu"), options.get("tf32", False))
+    return {
+        **facts,
+        # a session that got another one is an error, so that no row has other values
+        "provider": PROVIDERS[device.kind],
+        "device": device_name(device),
+        "device_id": str(device),
+        "tf32": device.tf32,
+        "cpu_nodes": {} if device.kind == "cpu" else None,
+        "seed": options.get("seed", 0),
+        "parameters": dict(parameters),
+        "definitions": DEFINITIONS,
+        "versions": versions(),
+        "peak_memory": None,
+    }
+
+
 def versions() -> dict[str, str]:
     """Return the versions of what computes: onnx_ei, Python, onnx, onnxruntime, NumPy, numba."""
     return dict(_versions())
@@ -249,30 +288,6 @@ def _versions() -> dict[str, str]:
         **{name: importlib.metadata.version(name) for name in _PACKAGES},
         **installed_wheels(),
     }
-
-
-@cache
-def device_name(device: object) -> str:
-    """Return the name of what a device is: the processor's, or the GPU's.
-
-    Parameters
-    ----------
-    device : str or torch.device
-        As for a measure.
-    """
-    kind, index = parse_device(device)
-    if kind == "cuda":
-        texts = [
-            file.read_text() for file in Path("/proc/driver/nvidia/gpus").glob("*/information")
-        ]
-        names = {found[1].strip() for text in texts if (found := re.search(r"Model:(.*)", text))}
-        # the driver's order need not be CUDA's: a name only where it is the only one
-        return f"cuda:{index} {names.pop()}" if len(names) == 1 else f"cuda:{index}"
-    try:
-        found = re.search(r"model name\s*:\s*(.*)", Path("/proc/cpuinfo").read_text())
-    except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
 
 
 def peak_memory() -> int | None:

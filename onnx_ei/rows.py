@@ -12,7 +12,7 @@ from onnx_ei.targets import Target
 if TYPE_CHECKING:
     from onnx_ei.costs import Cost
 
-__all__ = ["FAILURES", "Row", "Shape", "in_order", "model_row", "span_row"]
+__all__ = ["FAILURES", "Row", "Shape", "in_order", "model_row", "shown_nodes", "span_row"]
 
 Shape = tuple["int | None", ...]
 
@@ -64,8 +64,10 @@ class Row:
     seconds : float or None
         Wall time of all its measures.
     provenance : dict
-        Where its values come from: ``model_sha256``, ``opset``, ``producer``, ``device``,
-        ``seed``, ``definitions``, ``versions``, ``peak_memory`` (bytes).
+        Where its values come from: ``model_sha256``, ``opset``, ``producer``, ``provider``,
+        ``device`` (its name), ``device_id``, ``tf32``, ``cpu_nodes`` (nodes of the span that a GPU
+        left to the CPU, by operator; None where that is not known), ``seed``, ``parameters`` (all
+        that decides a value), ``definitions``, ``versions``, ``peak_memory`` (bytes).
     costs : dict of str to Cost
         From :func:`describe` with ``samples``: what each measure will take, by its name. Not
         written to files.
@@ -250,3 +252,19 @@ def in_order(row: Row) -> tuple[str, tuple[bool, str], int]:
     """
     of_span = (False, "") if row.span is None else (True, row.span)
     return row.model, of_span, -1 if row.layer_id is None else row.layer_id
+
+
+def shown_nodes(kinds: Mapping[str, int]) -> str:
+    """Return counted operators in words.
+
+    Parameters
+    ----------
+    kinds : mapping of str to int
+        How many of each operator.
+
+    Examples
+    --------
+    >>> shown_nodes({"NonZero": 1, "Shape": 2})
+    '1 NonZero, 2 Shape'
+    """
+    return ", ".join(f"{count} {kind}" for kind, count in kinds.items())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import weakref
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +12,8 @@ import numpy as np
 from onnx_ei._graph.strands import strand_axes
 from onnx_ei.errors import BackendError
 from onnx_ei.noise import CHUNK
-from onnx_ei.sessions import parse_device
+from onnx_ei.rows import shown_nodes
+from onnx_ei.sessions import BoundRun, Session, parse_device
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +25,8 @@ __all__ = ["SpanRunner", "runner"]
 # Floats that one run may hold in its largest tensor, or at its two ends: 16 MB, so that a chunk's
 # batch stays near the cache, and a narrow span through wide layers does not eat the memory.
 _FLOATS_A_RUN = 1 << 22
+_LATEST = threading.local()
+"""The span that this thread ran last, which alone keeps buffers for it."""
 
 
 class SpanRunner:
@@ -36,6 +41,10 @@ class SpanRunner:
     rows : int
         Samples in every run. It depends on the span alone: a matrix product may sum in another
         order for another number of rows, and results must not depend on batch sizes.
+    cpu_nodes : dict of str to int, or None
+        Nodes that a GPU left to the CPU, by operator; None where onnxruntime does not tell.
+    remark : str or None
+        The same in words.
     """
 
     def __init__(self, span: Span, device: object = "cpu") -> None:
@@ -47,6 +56,9 @@ class SpanRunner:
         self._output = str(span.model.graph.outputs[0].name)
         dtype = span.model.graph.inputs[0].dtype
         self._dtype = np.dtype(np.float32) if dtype is None else dtype.numpy()
+        self._bound = threading.local()
+        self.cpu_nodes = self._session.cpu_nodes
+        self.remark = _remark(self._session, span) if self.cpu_nodes else None
 
     @cached_property
     def strands(self) -> tuple[NDArray[np.int64], NDArray[np.int64]] | None:
@@ -102,15 +114,42 @@ class SpanRunner:
     def _run(self, part: NDArray[np.float32]) -> NDArray[Any]:
         span = self.span
         feed = part.reshape(len(part), *span.in_shape).astype(self._dtype, copy=False)
-        result = self._session.run({"x": feed}, [self._output])[0]
+        result = self._run_bound(feed)
         if result.size != len(part) * span.n_outputs:
             raise BackendError(
                 f"span {span.in_layer!r} -> {span.layer!r}: expected {span.n_outputs} outputs a "
                 f"sample, got shape {result.shape} for {len(part)} samples"
             )
         if span.function is not None:
-            result = span.function(result.astype(np.float32, copy=False))
+            result = span.function(result.astype(np.float32))  # it may keep what it is given
         return result.reshape(len(part), span.n_outputs)
+
+    def _run_bound(self, feed: NDArray[Any]) -> NDArray[Any]:
+        """Run over this thread's buffers: what comes out is overwritten by its next run."""
+        latest: Any = getattr(_LATEST, "runner", None)
+        before = None if latest is None else latest()
+        if before is not self:
+            if before is not None:
+                before._bound.__dict__.clear()
+            _LATEST.runner = weakref.ref(self)
+        bound: BoundRun | None = getattr(self._bound, "run", None)
+        if bound is None or not bound.takes(feed):
+            self._bound.run, first = self._session.bound("x", feed, self._output)
+            return first
+        return bound(feed)
+
+
+def _remark(session: Session, span: Span) -> str | None:
+    """Say what a GPU left to the CPU."""
+    on_cpu, nodes = session.cpu_nodes, session.nodes
+    if not on_cpu or nodes is None:
+        return None
+    total = sum(sum(kinds.values()) for kinds in nodes.values())
+    return (
+        f"span {span.in_layer!r} -> {span.layer!r} on {session.device}: {sum(on_cpu.values())} of "
+        f"{total} nodes run on the CPU ({shown_nodes(on_cpu)}), for which onnxruntime has no CUDA "
+        "kernel, or none that pays; no value depends on it, but tensors go to and fro"
+    )
 
 
 def runner(span: Span, device: object = "cpu") -> SpanRunner:

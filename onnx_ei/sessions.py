@@ -2,27 +2,39 @@
 
 Every session is made here, the same way for every device: single-threaded on the CPU (the work is
 spread over chunks, not inside an operator, so that no sum depends on the number of threads), no
-spinning, TF32 off, the provider checked after creation, inputs and outputs bound.
+spinning, TF32 off unless asked for, the provider checked after creation, inputs and outputs bound.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import re
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from onnx_ei.devices import PROVIDERS, Device, driver_version, gpu_names, parse_device
 from onnx_ei.errors import BackendError, MissingDependencyError, ModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
     from numpy.typing import NDArray
 
-__all__ = ["Session", "check_device", "installed_wheels", "onnxruntime_module", "parse_device"]
+__all__ = [
+    "BoundRun",
+    "Session",
+    "check_device",
+    "installed_wheels",
+    "onnxruntime_module",
+    "parse_device",
+]
 
 WHEELS = ("onnxruntime", "onnxruntime-gpu")
 # Weights above this many bytes reach onnxruntime as they lie in memory (or in the mapped file)
@@ -75,28 +87,6 @@ def onnxruntime_module() -> ModuleType:
     return module
 
 
-def parse_device(device: object) -> tuple[str, int]:
-    """Turn ``'cpu'``, ``'cuda'``, ``'cuda:1'`` or a ``torch.device`` into a kind and an index.
-
-    Raises
-    ------
-    ValueError
-        If it is none of these.
-
-    Examples
-    --------
-    >>> parse_device("cuda:1")
-    ('cuda', 1)
-    """
-    text = str(device)
-    match = re.fullmatch(r"(cpu|cuda)(?::(\d+))?", text)
-    if match is None:
-        raise ValueError(
-            f"device must be 'cpu', 'cuda', 'cuda:N' or a torch.device, got {device!r}"
-        )
-    return match.group(1), int(match.group(2) or 0)
-
-
 def check_device(device: object) -> None:
     """Run one number on a device: refuse it before any work is done.
 
@@ -132,8 +122,12 @@ class Session:
 
     Attributes
     ----------
+    device : Device
+        The same.
     provider : str
         The execution provider that runs it, read back from the session.
+    place : (str, int)
+        Where its inputs and outputs are bound.
 
     Raises
     ------
@@ -145,8 +139,8 @@ class Session:
 
     def __init__(self, model: ir.Model, device: object = "cpu") -> None:
         ort = onnxruntime_module()
-        kind, index = parse_device(device)
-        providers, wanted = _providers(ort, kind, index)
+        self.device = parse_device(device)
+        providers = _providers(ort, self.device)
         options = _options(ort)
         data, self._weights = _serialise(ort, model)
         if self._weights:
@@ -161,13 +155,37 @@ class Session:
                     f"onnxruntime refuses the model: {_first_line(error)}"
                 ) from error
         self.provider = str(self._session.get_providers()[0])
-        if self.provider != wanted:
+        if self.provider != PROVIDERS[self.device.kind]:
             raise BackendError(
-                f"device {device!r} was asked for, but the session runs on {self.provider}; "
-                "check the driver and the CUDA libraries, or use device='cpu'"
+                f"device {str(self.device)!r} was asked for, but the session runs on "
+                f"{self.provider}; {_why_not(ort, self.device)}"
             )
-        self._device = (kind, index)
+        self.place = (self.device.kind, self.device.number)
         self._bindable = {v.name for v in self._session.get_outputs() if v.type in _BINDABLE}
+
+    @property
+    def nodes(self) -> dict[str, dict[str, int]] | None:
+        """How many nodes of which operator run on which provider; None where nothing tells.
+
+        onnxruntime tells from 1.24 on, of the graph as it is cut up between the providers: later
+        it may still fuse nodes.
+        """
+        assigned = getattr(self._session, "get_provider_graph_assignment_info", None)
+        if assigned is None:
+            return None
+        found: dict[str, Counter[str]] = {}
+        for part in assigned():
+            kinds = found.setdefault(str(part.ep_name), Counter())
+            kinds.update(str(node.op_type) for node in part.get_nodes())
+        return {provider: dict(sorted(kinds.items())) for provider, kinds in found.items()}
+
+    @property
+    def cpu_nodes(self) -> dict[str, int] | None:
+        """How many nodes of which operator a GPU left to the CPU; None where nothing tells."""
+        if self.device.kind == "cpu":
+            return {}
+        nodes = self.nodes
+        return None if nodes is None else nodes.get(PROVIDERS["cpu"], {})
 
     def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]) -> list[NDArray[Any]]:
         """Run once, inputs and outputs bound to the device.
@@ -200,13 +218,110 @@ class Session:
                 binding.bind_cpu_input(name, np.ascontiguousarray(array))
             for name in outputs:
                 # the runtime allocates: output shapes may depend on the data
-                binding.bind_output(name, *self._device)
+                binding.bind_output(name, *self.place)
             self._session.run_with_iobinding(binding)
             return list(binding.copy_outputs_to_cpu())
         except Exception as error:  # onnxruntime's exceptions share no base of their own
             raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
 
+    def bound(self, name: str, feed: NDArray[Any], output: str) -> tuple[BoundRun, NDArray[Any]]:
+        """Run once; return a function of arrays like this one, whose buffers are bound for good.
 
+        Parameters
+        ----------
+        name, output : str
+            The only input that is fed, and the only output that is wanted.
+        feed : ndarray
+            An array of the shape and the dtype of every array to come.
+
+        Returns
+        -------
+        run : BoundRun
+            The function.
+        first : ndarray
+            What this array gives.
+
+        Raises
+        ------
+        BackendError
+            If onnxruntime fails.
+        """
+        (first,) = self.run({name: feed}, [output])
+        return BoundRun(self, name, feed, output, first), first
+
+
+class BoundRun:
+    """Runs of one shape over buffers on the device: arrays are copied in and out, nothing is made.
+
+    Not for two threads at once: each needs its own.
+
+    Parameters
+    ----------
+    session, name, feed, output
+        As for :meth:`Session.bound`.
+    result : ndarray
+        What this array gives.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        name: str,
+        feed: NDArray[Any],
+        output: str,
+        result: NDArray[Any],
+    ) -> None:
+        self._session, self._name, self._output = session, name, output
+        self._like = (feed.shape, feed.dtype)
+        self._binding: Any = None
+        if feed.dtype.kind in _PLAIN and result.dtype.kind in _PLAIN:
+            self._bind(feed, result)
+
+    def _bind(self, feed: NDArray[Any], result: NDArray[Any]) -> None:
+        value = onnxruntime_module().OrtValue
+        self._in, self._out = (
+            value.ortvalue_from_shape_and_type(of.shape, of.dtype.type, *self._session.place)
+            for of in (feed, result)
+        )
+        self._binding = self._session._session.io_binding()
+        self._binding.bind_ortvalue_input(self._name, self._in)
+        self._binding.bind_ortvalue_output(self._output, self._out)
+
+    def takes(self, feed: NDArray[Any]) -> bool:
+        """Whether an array is like the first one."""
+        return (feed.shape, feed.dtype) == self._like
+
+    def __call__(self, feed: NDArray[Any]) -> NDArray[Any]:
+        """Run once.
+
+        Parameters
+        ----------
+        feed : ndarray
+            Like the first one.
+
+        Returns
+        -------
+        ndarray
+            On the host. It may be the buffer itself: the next run writes over it.
+
+        Raises
+        ------
+        BackendError
+            If onnxruntime fails.
+        """
+        if self._binding is None:
+            return self._session.run({self._name: feed}, [self._output])[0]
+        try:
+            self._in.update_inplace(np.ascontiguousarray(feed))
+            self._session._session.run_with_iobinding(self._binding)
+            found: NDArray[Any] = self._out.numpy()
+        except Exception as error:  # onnxruntime's exceptions share no base of their own
+            raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
+        return found
+
+
+_PLAIN = "fiub"
+"""Kinds of dtypes that are NumPy's own: bfloat16 is not."""
 _BINDABLE = frozenset(
     f"tensor({kind})"
     for kind in (
@@ -220,24 +335,54 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n", maxsplit=1)[0][:500]
 
 
-def _providers(ort: ModuleType, kind: str, index: int) -> tuple[list[Any], str]:
-    if kind == "cpu":
-        return ["CPUExecutionProvider"], "CPUExecutionProvider"
-    wanted = "CUDAExecutionProvider"
+def _providers(ort: ModuleType, device: Device) -> list[Any]:
+    if device.kind == "cpu":
+        return [PROVIDERS["cpu"]]
+    wanted = PROVIDERS[device.kind]
     if wanted not in ort.get_available_providers():
         wheels = ", ".join(f"{n} {v}" for n, v in installed_wheels().items())
         raise BackendError(
             f"CUDA was asked for, but {wheels or 'onnxruntime'} as installed has no CUDA provider; "
             'install "onnx-ei[gpu]" in place of "onnx-ei[cpu]", or use device=\'cpu\''
         )
-    if hasattr(ort, "preload_dlls"):
-        ort.preload_dlls()
+    _preloaded(ort)
     settings = {
-        "device_id": str(index),
-        "use_tf32": "0",  # on by default since Ampere; 10 bits of mantissa move values across bins
+        "device_id": str(device.number),
+        # on by default since Ampere; 10 bits of mantissa move values across bins
+        "use_tf32": "1" if device.tf32 else "0",
         "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search makes two runs differ
     }
-    return [(wanted, settings), "CPUExecutionProvider"], wanted
+    return [(wanted, settings), PROVIDERS["cpu"]]
+
+
+@cache
+def _preloaded(ort: ModuleType) -> str:
+    """Load NVIDIA's libraries from their wheels, once; name those that could not be loaded."""
+    said = io.StringIO()
+    if hasattr(ort, "preload_dlls"):
+        with redirect_stdout(said):  # it prints what fails, in the midst of a command's output
+            ort.preload_dlls()
+    return ", ".join(re.findall(r"^Failed to load ([^:]+):", said.getvalue(), re.MULTILINE))
+
+
+def _why_not(ort: ModuleType, device: Device) -> str:
+    """Say what CUDA lacks here, and what to do about it."""
+    built, driver, gpus = getattr(ort, "cuda_version", ""), driver_version(), gpu_names()
+    if driver is None:
+        why = "there is no NVIDIA driver, or it sees no GPU (in a container: docker run --gpus all)"
+    elif device.number >= len(gpus):
+        why = f"CUDA sees {len(gpus)} GPUs, from cuda:0 on: {', '.join(gpus)}"
+    elif built and _major(driver) < _major(built):
+        why = f"the driver runs CUDA {driver}, and this onnxruntime is built for CUDA {built}"
+    else:
+        why = f"this onnxruntime needs the libraries of CUDA {built or '(unknown)'} and cuDNN 9"
+    failed = _preloaded(ort)
+    missing = f" (cannot load {failed})" if failed else ""
+    return f"{why}{missing}; see docs/servers.md and onnx-ei doctor, or use device='cpu'"
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])
 
 
 def _options(ort: ModuleType) -> Any:
@@ -246,6 +391,8 @@ def _options(ort: ModuleType) -> Any:
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    # which node runs where: a list that is kept, and costs nothing that could be measured
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
     options.log_severity_level = 4  # an error comes back as an exception, which may be expected
     return options
 

@@ -28,8 +28,9 @@ from onnx_ei._graph.submodel import SubModel, build
 from onnx_ei._graph.widening import is_narrow, widen
 from onnx_ei._graph.windows import Window, dims_of
 from onnx_ei.activations import NO_RANGE, Override, resolve_activation
+from onnx_ei.devices import Device, parse_device
 from onnx_ei.errors import BackendError, ModelError, UnsupportedModelError
-from onnx_ei.sessions import Session, parse_device
+from onnx_ei.sessions import Session
 from onnx_ei.topology import Key, Layer, layer_of, model_of
 
 if TYPE_CHECKING:
@@ -95,7 +96,7 @@ class Span:
     widest: int
     notes: tuple[str, ...]
     batch_note: str
-    sessions: dict[tuple[str, int], Session] = field(repr=False)
+    sessions: dict[Device, Session] = field(repr=False)
     versions: dict[str, int] = field(default_factory=dict, repr=False)
     runners: dict[object, Any] = field(default_factory=dict, repr=False)
 
@@ -250,7 +251,7 @@ def _make(
         positions=positions,
         function=None if override is None else override.function,
         widest=trial.sub.widest,
-        sessions={("cpu", 0): trial.session},
+        sessions={trial.session.device: trial.session},
         versions=trial.versions,
     )
 

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from onnx_ei._sampling.remarks import DROPPED_SHARE
 from onnx_ei.results import FULL_COVERAGE, UNRELIABLE
+from onnx_ei.rows import shown_nodes
 
 if TYPE_CHECKING:
     from onnx_ei.analyzed import Analysis
@@ -164,8 +165,13 @@ def _faults(found: Measurement) -> Iterator[tuple[str, str]]:
 
 
 def remarks(found: Analysis) -> Iterator[str]:
-    """Yield a line for every mark of a layer, with the measures that it concerns."""
+    """Yield a line for every mark of a layer, with the measures that it concerns.
+
+    Before them one for what a GPU left to the CPU.
+    """
     for row in found.rows:
+        if on_cpu := row.provenance.get("cpu_nodes"):
+            yield f"{row.layer}: nodes that the GPU left to the CPU: {shown_nodes(on_cpu)}"
         concerned: dict[tuple[str, str], list[str]] = {}
         for name, measurement in row.measurements.items():
             for fault in _faults(measurement):

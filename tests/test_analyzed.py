@@ -17,9 +17,17 @@ import onnxruntime
 import pytest
 from conftest import require_peer
 from graphs import external, mixed_model, mlp, two_layer_model
+from origins import missing
 
 import onnx_ei
-from onnx_ei import Analysis, MissingDependencyError, ModelError, UnknownLayerError, analyze
+from onnx_ei import (
+    Analysis,
+    BackendError,
+    MissingDependencyError,
+    ModelError,
+    UnknownLayerError,
+    analyze,
+)
 from onnx_ei.analysis import describe
 from onnx_ei.provenance import DEFINITIONS, content_hash, file_digest, model_facts, plain
 from onnx_ei.results import Measurement
@@ -47,6 +55,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def found(folder: Path) -> Analysis:
     return analyze([folder / "a.onnx", folder / "b.onnx"], ["ei", "phi"], **QUICK)
+
+
+def _refuse_two(values: Any) -> Any:
+    """Take the place of an activation, and fail for two units."""
+    if values.shape[-1] == 2:
+        raise BackendError("two are too few")
+    return values
 
 
 class TestAnalyze:
@@ -102,6 +117,20 @@ class TestAnalyze:
         assert list(dict.fromkeys(row.model for row in twice.rows)) == [
             "ModelProto", "ModelProto #2",
         ]  # fmt: skip
+
+    def test_every_kind_of_row_is_complete(self, folder: Path, tmp_path: Path) -> None:
+        (tmp_path / "text.onnx").write_text("no model")
+        broken = saved(tmp_path / "late.onnx", two_layer_model(second=np.zeros((4, 2), np.float32)))
+        options = {"activation": _refuse_two, **QUICK}
+        found = analyze([folder / "b.onnx", tmp_path / "text.onnx", broken], ["ei"], **options)
+        kinds = {row.status for row in found.rows}
+        assert kinds == {"measured", "unmeasurable", "failed"}
+        for row in found.rows:
+            assert missing(row) == ([] if row.layer else ["opset"])
+            assert row.provenance["parameters"] == found.parameters
+            assert row.provenance["parameters"]["activation"] == "_refuse_two"
+        text = next(row for row in found.rows if row.model.endswith("text.onnx"))
+        assert text.provenance["model_sha256"] == file_digest(text.model)
 
     def test_every_row_says_where_it_comes_from(self, found: Analysis, folder: Path) -> None:
         for row in found.rows:

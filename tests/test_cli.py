@@ -350,6 +350,7 @@ def test_doctor_names_versions_providers_and_threads():
     assert facts["threads"] >= 1
     plain = call("doctor").stdout
     assert "numba layer" in plain
+    assert "GPUs" in plain
     assert "onnxruntime" in plain
 
 
@@ -367,6 +368,10 @@ def test_doctor_names_versions_providers_and_threads():
         (["--estimator", "jacknife"], "did you mean 'jackknife'"),
         (["--positions", "some"], "positions must be 'one' or 'all'"),
         (["--device", "gpu"], "device must be 'cpu', 'cuda'"),
+        (["--device", "cuda:0,cuda:1"], "several are for batch (onnx-ei run -o)"),
+        (["--tf32"], "tf32=True is for CUDA devices, and device is 'cpu'"),
+        (["--tf32", "-o", "never.jsonl"], "tf32=True is for CUDA devices"),
+        (["--device", "cpu,cuda", "-o", "never.jsonl"], "devices must be of one kind"),
         (["--threshold", "-1"], "threshold"),
         (["--no-such-option"], "No such option"),
     ],
@@ -406,6 +411,13 @@ def test_cuda_without_a_cuda_device_exits_with_4(model):
     assert "error: " in result.stderr
     assert "CUDA" in result.stderr
     assert "fc1" not in result.stdout
+    output = model.parent / "r.jsonl"
+    result = call("run", model, "-o", output, "--device", "cuda:0,cuda:1", *QUICK)
+    assert (result.exit_code, output.exists()) == (4, False)
+    assert "CUDA" in result.stderr
+    # what would run can be listed without a GPU
+    result = call("run", model, "-o", output, "--device", "cuda:0,cuda:1", "--dry-run", *QUICK)
+    assert result.exit_code == 0, result.stderr
 
 
 @pytest.mark.cuda

@@ -139,6 +139,25 @@ def test_no_process_outlives_a_kill(models: Path, tmp_path: Path, jobs: int) -> 
     pytest.fail(f"of the processes {children}, some go on")
 
 
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="processes are listed by /proc")
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_signal_to_all_its_processes_ends_it_as_cleanly(
+    models: Path, tmp_path: Path, jobs: int
+) -> None:
+    """As SLURM does it: what works hears it first here, and must not make rows of it."""
+    path = tmp_path / "r.jsonl"
+    process = start(models, path, "--jobs", jobs)
+    wait_for_lines(process, path, 4)
+    for pid in [*reversed(below(process.pid)), process.pid]:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+            time.sleep(0.05)
+    said = ended(process)
+    assert process.returncode == 130, said
+    assert "interrupted; what" in said
+    assert {row.status for row in Analysis.load(path).rows} <= {"measured", "unmeasurable"}
+
+
 def below(pid: int) -> list[int]:
     """The processes that a process started, and those that they did."""
     parents = {}

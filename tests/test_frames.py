@@ -22,9 +22,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::onnx_ei.errors.OnnxEiWarning")
 
 LAYER = ["model", "layer_id", "layer", "span", "in_layer", "op_type", "kind", "in_activation",
          "out_activation", "n_inputs", "n_outputs", "batched", "status", "reason"]  # fmt: skip
-ORIGIN = ["provider", "device", "seed", "seconds", "peak_memory", "model_sha256", "opset",
-          "producer", "definitions", "onnx_ei_version", "onnx_version", "onnxruntime_version",
-          "numba_version", "numpy_version"]  # fmt: skip
+ORIGIN = ["provider", "device", "tf32", "cpu_nodes", "cpu_node_types", "seed", "seconds",
+          "peak_memory", "model_sha256", "opset", "producer", "definitions", "onnx_ei_version",
+          "onnx_version", "onnxruntime_version", "numba_version", "numpy_version"]  # fmt: skip
 EI = ["ei", "ei_stderr", "ei_low", "ei_high", "ei_method", "ei_estimator", "ei_n_samples",
       "ei_out_of_range", "ei_converged", "ei_coverage", "ei_adequacy", "ei_reliable",
       "ei_singletons", "ei_saturation", "ei_upper_bound", "ei_in_states", "ei_out_states",

@@ -16,6 +16,7 @@ from onnx_ei import sessions
 from onnx_ei.errors import BackendError
 from onnx_ei.noise import CHUNK
 from onnx_ei.runtime import SpanRunner, runner
+from onnx_ei.sessions import BoundRun, Session
 from onnx_ei.span import Span, span_of
 from onnx_ei.topology import topology_of
 
@@ -83,17 +84,19 @@ def test_a_row_is_the_same_whatever_follows_it(n_samples: int) -> None:
 
 
 def test_the_runtime_sees_one_batch_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    span = dense_span(6000, 144)
-    made = SpanRunner(span)
-    seen = []
-    session = made._session
+    made, seen = SpanRunner(dense_span(6000, 144)), []
+    run, call = Session.run, BoundRun.__call__
 
-    class Spy:
-        def run(self, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
-            seen.append(feeds["x"].shape)
-            return session.run(feeds, outputs)
+    def first(self: Session, feeds: dict[str, Array], outputs: list[str]) -> list[Array]:
+        seen.append(feeds["x"].shape)
+        return run(self, feeds, outputs)
 
-    monkeypatch.setattr(made, "_session", Spy())
+    def later(self: BoundRun, feed: Array) -> Array:
+        seen.append(feed.shape)
+        return call(self, feed)
+
+    monkeypatch.setattr(Session, "run", first)
+    monkeypatch.setattr(BoundRun, "__call__", later)
     made(np.zeros((1400, 6000), np.float32))
     assert seen == [(682, 6000)] * 3
 
@@ -262,6 +265,33 @@ def test_a_large_background_is_handed_over_too() -> None:
     x = random(3, 1)
     want = (x @ weights["w"] * side).astype(np.float64) @ weights["v"]
     np.testing.assert_allclose(runner(span)(x), want, rtol=1e-3, atol=1e-2)
+
+
+# --- what is bound --------------------------------------------------------------------------
+
+
+def test_bound_buffers_give_what_a_plain_run_gives_to_the_bit() -> None:
+    span = dense_span(37, 5)
+    made, x = runner(span), random(3 * CHUNK, 37)
+    first, again = made(x), made(x[::-1].copy())
+    plain = span.session()._session
+    name = [plain.get_outputs()[0].name]
+    parts = [plain.run(name, {"x": part})[0] for part in np.split(x, 3)]
+    np.testing.assert_array_equal(first, np.concatenate(parts))
+    np.testing.assert_array_equal(again[::-1], first)
+
+
+def test_a_thread_keeps_the_buffers_of_one_span_only() -> None:
+    one, other = runner(dense_span(4, 3)), runner(dense_span(3, 2))
+    x = random(5, 4)
+    before = one(x)
+    assert hasattr(one._bound, "run")
+    other(random(5, 3))
+    assert not hasattr(one._bound, "run")
+    with ThreadPoolExecutor(1) as pool:
+        np.testing.assert_array_equal(pool.submit(one, x).result(), before)
+    assert hasattr(other._bound, "run")
+    np.testing.assert_array_equal(one(x), before)
 
 
 # --- CUDA ------------------------------------------------------------------------------------

@@ -31,9 +31,9 @@ from onnx_ei.topology import topology_of
     [("cpu", ("cpu", 0)), ("cuda", ("cuda", 0)), ("cuda:1", ("cuda", 1)), ("cpu:0", ("cpu", 0))],
 )
 def test_parse_device(device: str, parsed: tuple[str, int]) -> None:
-    assert parse_device(device) == parsed
+    assert parse_device(device) == (*parsed, False)
     # anything that prints like one, as a torch.device does
-    assert parse_device(_Printed(device)) == parsed
+    assert parse_device(_Printed(device)) == (*parsed, False)
 
 
 class _Printed:

@@ -15,11 +15,11 @@ import numpy as np
 from onnx_ei._batch.appending import ResultsWriter
 from onnx_ei._batch.spreading import Pool, Task
 from onnx_ei._batch.supervising import Limits
-from onnx_ei._batch.work import Job, Listing, listed, measured
+from onnx_ei._batch.work import Job, Listing, failed, listed, measured, unread
 from onnx_ei.errors import UnknownLayerError, closest
 from onnx_ei.resultfile import header_line, row_line
 from onnx_ei.results import Measurement
-from onnx_ei.rows import Row, model_row
+from onnx_ei.rows import Row
 from onnx_ei.tabular import replaced
 from onnx_ei.targets import check_spans
 
@@ -217,8 +217,7 @@ def _states(plan: Plan, writer: ResultsWriter, pool: Pool) -> Iterator[State]:
     for index, job in enumerate(plan.jobs):
         outcome, answer = found[index]
         if outcome != "done":
-            row = model_row(job.path, str(answer), None if outcome == "failed" else outcome)
-            yield State(job=job, row=row, done=True, written=False)
+            yield State(job=job, row=unread(job, outcome, answer), done=True, written=False)
             continue
         for row in answer.rows:
             yield _state(job, row, there.get(row_line(row, writer.header)["key"], []), paths)
@@ -259,8 +258,7 @@ def _check_patterns(plan: Plan, listings: list[Listing]) -> None:
 def _row(state: State, outcome: str, answer: Any, folder: Path | None) -> Row:
     """Return what is to be written of a layer; its matrices are on the disk before it."""
     if outcome != "done":
-        failure = None if outcome == "failed" else outcome
-        return replace(state.row, reason=str(answer), broken=True, failure=failure)
+        return failed(state.row, outcome, answer)
     measured_now: tuple[Row, dict[str, Measurement]] = answer
     row, matrices = measured_now
     if folder is not None and matrices:

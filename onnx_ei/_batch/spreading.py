@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, TypeAlias
 
 from onnx_ei._batch.supervising import Limits, Supervisor
+from onnx_ei.devices import processors
 from onnx_ei.errors import BackendError
 
 __all__ = ["Pool", "Task", "threads_each"]
@@ -116,7 +117,7 @@ def _spread(
 
 @contextmanager
 def _deaf() -> Iterator[None]:
-    """Start processes that Ctrl-C does not reach, though it is meant for the whole group.
+    """Start processes that Ctrl-C and SIGTERM do not reach, though they are sent to all of them.
 
     What it ends is for the first process to decide, and here it waits until they are started. A
     signal that is blocked stays blocked in the processes that are started meanwhile, from their
@@ -130,7 +131,8 @@ def _deaf() -> Iterator[None]:
         return
     heard: list[int] = []
     handler = signal.signal(signal.SIGINT, lambda number, _: heard.append(number))
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    # SIGTERM too: SLURM sends it to every process of a job at once
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         yield
     finally:
@@ -165,4 +167,4 @@ def threads_each(jobs: int) -> int:
     jobs : int
         How many there are.
     """
-    return max(1, (os.cpu_count() or 1) // jobs)
+    return max(1, processors() // jobs)

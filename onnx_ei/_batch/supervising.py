@@ -17,7 +17,7 @@ from typing import Any
 
 from onnx_ei._batch.worker import receive, send
 
-__all__ = ["Limits", "Supervisor", "memory_of"]
+__all__ = ["Failure", "Limits", "Supervisor", "memory_of"]
 
 _LOOK = 0.2
 """Seconds between two looks at a process's memory."""
@@ -43,6 +43,21 @@ class Limits:
     threads: int | None = None
 
 
+class Failure(str):
+    """What went wrong, in words, with what it took.
+
+    Attributes
+    ----------
+    seconds : float or None
+        Until it went wrong.
+    peak_memory : int or None
+        The most bytes that the process was seen to hold; None where nothing tells.
+    """
+
+    seconds: float | None = None
+    peak_memory: int | None = None
+
+
 class Supervisor:
     """Asks a process of its own, and starts another where that one did not survive.
 
@@ -56,6 +71,7 @@ class Supervisor:
         self.limits = limits
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.Queue[Any] = queue.Queue()
+        self._peak: int | None = None
 
     def ask(self, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
         """Have a function called in the process.
@@ -72,16 +88,22 @@ class Supervisor:
         outcome : str
             ``"done"``, ``"failed"``, ``"timeout"``, ``"memory"`` or ``"crashed"``.
         answer : object
-            What the function returned; else what went wrong, in words.
+            What the function returned; else a Failure: what went wrong, in words.
         """
         if self._process is None:
             self._start()
         process = self._process
         if process is None or process.stdin is None:
             raise RuntimeError("the process was not started")
+        started, self._peak = time.monotonic(), memory_of(process.pid, most=True)
         with suppress(BrokenPipeError):  # it is gone already: the wait below says how
             send(process.stdin, (function, arguments))
-        return self._wait(process)
+        outcome, answer = self._wait(process)
+        if outcome != "done":
+            answer = Failure(answer)
+            answer.seconds = time.monotonic() - started
+            answer.peak_memory = memory_of(process.pid, most=True) or self._peak
+        return outcome, answer
 
     def close(self) -> None:
         """End the process."""
@@ -125,6 +147,7 @@ class Supervisor:
                 pass
             else:
                 return self._gone(process) if answer is None else answer
+            self._peak = memory_of(process.pid, most=True) or self._peak
             if end is not None and time.monotonic() >= end:
                 self.close()
                 return "timeout", f"not done after {limit:g} s (--timeout), and ended"
@@ -151,15 +174,18 @@ def _read(stream: Any, answers: queue.Queue[Any]) -> None:
         answers.put(None)
 
 
-def memory_of(pid: int) -> int | None:
+def memory_of(pid: int, *, most: bool = False) -> int | None:
     """Return the bytes that a process holds in memory, or None where nothing tells.
 
     Parameters
     ----------
     pid : int
         The process.
+    most : bool
+        The most that it has held at once.
     """
     with suppress(OSError):
-        found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+        status = Path(f"/proc/{pid}/status").read_text()
+        found = re.search(rf"{'VmHWM' if most else 'VmRSS'}:\s+(\d+) kB", status)
         return 1024 * int(found[1]) if found else None
     return None

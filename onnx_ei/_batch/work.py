@@ -9,11 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnx_ei._batch.turns import device_in_turn
+from onnx_ei.devices import Device, parse_device
 from onnx_ei.results import Measurement
-from onnx_ei.rows import Row
+from onnx_ei.rows import Row, model_row
 from onnx_ei.targets import NamedSpan, Target
 
-__all__ = ["Job", "Listing", "bins_of", "listed", "measured"]
+__all__ = ["Job", "Listing", "bins_of", "failed", "listed", "measured", "unread"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +37,13 @@ class Job:
     input_range : (float, float) or None
         As for :func:`onnx_ei.analyze`.
     options : dict
-        Keyword arguments of :func:`onnx_ei.measure`.
+        Keyword arguments of :func:`onnx_ei.measure`, but for the device.
+    devices : tuple of Device
+        Where: each process takes one of them.
+    run : str
+        A name of the run that no other has: its processes find out who has which device.
+    parameters : dict
+        All that decides a value, in JSON's types.
     predict : int or None
         Samples for which the listing is to say what measuring takes.
     """
@@ -49,6 +57,9 @@ class Job:
     spans: tuple[NamedSpan, ...] = ()
     input_range: tuple[float, float] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    devices: tuple[Device, ...] = (parse_device("cpu"),)
+    run: str = ""
+    parameters: Mapping[str, Any] = field(default_factory=dict)
     predict: int | None = None
 
 
@@ -83,7 +94,8 @@ def listed(job: Job) -> Listing:
     job : Job
         The model.
     """
-    from onnx_ei.analysis import describe, origin, select_layers
+    from onnx_ei.analysis import describe, select_layers
+    from onnx_ei.provenance import origin, peak_memory
 
     topology, facts = _opened(job)
     found = describe(
@@ -97,8 +109,10 @@ def listed(job: Job) -> Listing:
         samples=job.predict,
         bins=bins_of(job.options),
     )
-    known = origin(facts, job.options)
-    rows = (replace(row, model=job.path, provenance=known) for row in found.rows)
+    known = origin(facts, _options(job, job.devices[0]), job.parameters)
+    known["peak_memory"] = peak_memory()
+    # those that cannot be measured are rows as they are here: nothing was measured in no time
+    rows = (replace(row, model=job.path, seconds=0.0, provenance=known) for row in found.rows)
     return Listing(rows=tuple(rows), keys=tuple(select_layers(topology)), notes=found.notes)
 
 
@@ -145,11 +159,56 @@ def measured(job: Job, target: str | Target) -> tuple[Row, dict[str, Measurement
             (*job.measures, *job.matrices),
             job.input_range,
             facts,
-            job.options,
+            _options(job, device_in_turn(job.devices, job.run)),
+            job.parameters,
         )
     taken = dict(row.measurements)
     matrices = {n: taken.pop(n) for n in job.matrices if n in taken}
     return replace(row, model=job.path, measurements=taken), matrices
+
+
+def failed(row: Row, outcome: str, answer: object) -> Row:
+    """Return the row of a layer that was not measured.
+
+    Parameters
+    ----------
+    row : Row
+        The layer as it was listed.
+    outcome, answer : str, object
+        As :meth:`onnx_ei._batch.supervising.Supervisor.ask` returns them.
+    """
+    return replace(
+        row,
+        reason=str(answer),
+        broken=True,
+        failure=None if outcome == "failed" else outcome,
+        seconds=getattr(answer, "seconds", None),
+        provenance={**row.provenance, "peak_memory": getattr(answer, "peak_memory", None)},
+    )
+
+
+def unread(job: Job, outcome: str, answer: object) -> Row:
+    """Return the row of a model whose layers could not be listed.
+
+    Parameters
+    ----------
+    job : Job
+        The model.
+    outcome, answer : str, object
+        As for :func:`failed`.
+    """
+    from onnx_ei.errors import ModelError
+    from onnx_ei.provenance import content_hash, origin
+
+    facts: dict[str, Any] = {"model_sha256": None, "opset": None, "producer": None}
+    with suppress(ModelError):
+        facts["model_sha256"] = content_hash(job.path)
+    known = origin(facts, _options(job, job.devices[0]), job.parameters)
+    return failed(replace(model_row(job.path, ""), provenance=known), outcome, answer)
+
+
+def _options(job: Job, device: Device) -> dict[str, Any]:
+    return {**job.options, "device": device}
 
 
 def _opened(job: Job) -> tuple[Any, dict[str, Any]]:

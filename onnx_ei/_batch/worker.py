@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import queue
+import signal
 import struct
 import sys
 import threading
@@ -60,6 +61,8 @@ def receive(stream: IO[bytes]) -> Any:
 
 def main() -> None:
     """Answer requests until there are no more, or whoever sent them is gone."""
+    # SLURM sends it to every process of a job: what it ends is for the first one to decide
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests: queue.Queue[Any] = queue.Queue()

@@ -57,6 +57,7 @@ class Options(TypedDict, total=False):
     max_samples: int
     memory_limit: int | None
     progress: ProgressOption
+    tf32: bool
 
 
 OPTION_DEFAULTS: dict[str, object] = {
@@ -69,6 +70,7 @@ OPTION_DEFAULTS: dict[str, object] = {
     "max_samples": DEFAULT_MAX_SAMPLES,
     "memory_limit": None,
     "progress": None,
+    "tf32": False,
 }
 """The keyword-only arguments that every measure takes beside deep_ei's, with their defaults."""
 
@@ -127,7 +129,10 @@ memory_limit : int, optional
     Bytes that codes may take, 1 GiB by default; past it the work is tiled, at the same result.
 progress : bool or callable, optional
     True for a bar on stderr, or a function of (done, total) model rows, of pairs while they are
-    computed.""",
+    computed.
+tf32 : bool
+    On a GPU: let the factors of products be rounded to 10 bits of mantissa, which is faster and
+    moves values across the edges of bins.""",
     "raises": """Raises
 ------
 TypeError, ValueError
@@ -149,7 +154,9 @@ UndersampledWarning
     Where a vector measure covers less than 0.95 of the joint states.
 NotConvergedWarning
     Where automatic sampling stopped at ``max_samples``, or before: coverage grows too slowly; or
-    where the bound of an exact value is wider than its ``tolerance``.""",
+    where the bound of an exact value is wider than its ``tolerance``.
+CpuNodesWarning
+    Where a GPU leaves nodes of the span to the CPU.""",
     "references": """References
 ----------
 .. [1] Marrow, Michaud, Hoel, "Examining the Causal Structures of Deep Neural Networks Using
