@@ -380,7 +380,7 @@ def test_a_data_frame_for_those_who_know_weightwatcher(found: Analysis) -> None:
     ]  # fmt: skip
     assert len(frame) == len(found.rows)
     texts = ("model", "layer", "span", "type", "kind", "activation", "status", "reason",
-             "provider", "device", "sha256", "producer", "version", "method", "estimator",
+             "provider", "device", "types", "sha256", "producer", "version", "method", "estimator",
              "adequacy", "notes")  # fmt: skip
     for name, kind in kinds.items():
         held = frame[name].dropna().map(type).unique().tolist()
