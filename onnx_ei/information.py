@@ -153,6 +153,9 @@ class PairwiseInformation:
         Samples drawn, kept or not.
     pvalues : ndarray of float64, shape (n_inputs, n_outputs), or None
         Where they were asked for: how likely independent ends are to show as much or more.
+    summed : (float, float) or None
+        The sum of ``bits``, and the mean of ``kept``, where the matrices are not held: then their
+        shape is (0, 0).
     """
 
     bits: Float
@@ -161,6 +164,7 @@ class PairwiseInformation:
     influence: Influence
     n_samples: int
     pvalues: Float | None = None
+    summed: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Refuse shapes that do not belong together."""
@@ -174,7 +178,12 @@ class PairwiseInformation:
     @property
     def total(self) -> float:
         """Sum over all pairs, in bits, not clipped."""
-        return float(self.bits.sum())
+        return float(self.bits.sum()) if self.summed is None else self.summed[0]
+
+    @property
+    def mean_kept(self) -> float:
+        """Samples that were kept of a pair, on average."""
+        return float(np.mean(self.kept)) if self.summed is None else self.summed[1]
 
     @property
     def total_stderr(self) -> float:

@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from onnx_ei._kernels.pairwise import SQUARE
 from onnx_ei._sampling.progress import Progress
 from onnx_ei._sampling.source import (
     Source,
@@ -24,6 +25,7 @@ from onnx_ei._sampling.source import (
     part,
     slices,
 )
+from onnx_ei._sampling.swept import LARGE
 from onnx_ei._sampling.vectors import UnitCounts, Vector
 from onnx_ei.binning import Binning
 from onnx_ei.histogram import MANY_SAMPLES, Keys, pack_keys
@@ -42,6 +44,10 @@ KEY_BYTES = 33
 GROWTH = 1.5
 """While a store doubles, the old one is held too."""
 ALL = slice(None)
+PAIR_BYTES = 256
+"""Four times the bytes of what is found of a pair and of the steps from it to a sum."""
+GRAINS = 2**32
+"""Parts of a bit in which the pairs of a large layer are summed."""
 _NO_WORD = np.empty(0, np.uint64)
 
 FloatArray: TypeAlias = NDArray[np.float64]
@@ -135,6 +141,8 @@ class JointSampler:
         The vectors that :meth:`vectors` will be asked for, each a slice or an array of units.
     progress : Progress
         Told of each chunk.
+    matrix : bool
+        Whether each pair is wanted, or the sum over them.
 
     Examples
     --------
@@ -142,12 +150,19 @@ class JointSampler:
     """
 
     def __init__(
-        self, source: Source, *, pairs: bool, groups: Sequence[Group], progress: Progress
+        self,
+        source: Source,
+        *,
+        pairs: bool,
+        groups: Sequence[Group],
+        progress: Progress,
+        matrix: bool = True,
     ) -> None:
         self._source = source
         self._pairs = pairs
         self._groups = groups
         self._progress = progress
+        self._matrix = matrix
         self._in = source.in_binning
         self._out: Binning | None = None
         self._codes: _Codes | None = None
@@ -207,7 +222,7 @@ class JointSampler:
         """Return the information of every pair of an input and an output unit."""
         check_histogram(self._in, self._out_binning(), self._source.parameters.memory)
         n_in, n_out = self._source.n_inputs, self._source.n_outputs
-        result = PairwiseResult(n_in, n_out, self._n)
+        result = PairwiseResult(n_in, n_out, self._n, matrix=self._matrix)
         if self._codes is not None:
             self._count(self._codes, ALL, ALL, result)
             return result.freeze()
@@ -235,25 +250,32 @@ class JointSampler:
         return min(n_in, units - b), b
 
     def _unit_bytes(self) -> int:
-        """Return the bytes of one unit's codes."""
-        dtypes = (self._in.code_dtype, self._out_binning().code_dtype)
-        return self._n * max(dtype.itemsize for dtype in dtypes)
+        """Return the bytes of one unit's codes, at most."""
+        inputs, outputs = self._in, self._out_binning()
+        size = max(inputs.code_dtype.itemsize, outputs.code_dtype.itemsize)
+        # Inputs are held once more, two samples together, where pairs are counted that way.
+        cells = int((inputs.n_bins.max() + 1) * (outputs.n_bins.max() + 1))
+        return self._n * (size + (cells * cells <= SQUARE))
 
     def _new_keys(self, groups: Sequence[Group]) -> list[_Keys]:
         out = self._out_binning()
         return [_Keys(group, self._in.n_bins, out.n_bins) for group in groups]
 
     def _count(self, codes: _Codes, inputs: slice, outputs: slice, into: PairwiseResult) -> None:
-        """Count the pairs of a tile."""
-        info = pairwise_information(
-            codes.x,
-            codes.y,
-            self._in.n_bins[inputs],
-            self._out_binning().n_bins[outputs],
-            self._source.parameters.estimator,
-            pvalues=self._source.parameters.pvalues,
-        )
-        into.add(info, inputs, outputs)
+        """Count the pairs of a tile, as many at once as leave memory for what is found of them."""
+        at_once = max(1, self._source.parameters.memory // (PAIR_BYTES * len(codes.x)))
+        first = outputs.start or 0
+        for some in slices(len(codes.y), at_once):
+            at = slice(first + some.start, first + some.stop)
+            info = pairwise_information(
+                codes.x,
+                codes.y[some],
+                self._in.n_bins[inputs],
+                self._out_binning().n_bins[at],
+                self._source.parameters.estimator,
+                pvalues=self._source.parameters.pvalues,
+            )
+            into.add(info, inputs, at)
 
     def _fill(
         self, start: int, stores: Sequence[_Codes | _Keys], inputs: slice, outputs: slice | None
@@ -320,25 +342,40 @@ class PairwiseResult:
         Units.
     n_samples : int
         Samples of each.
+    matrix : bool
+        Whether each pair is wanted, whatever memory that takes: else only the sum of more than
+        ``LARGE`` pairs is held, each rounded to 2**-32 bit.
 
     Examples
     --------
     Filled by the samplers.
     """
 
-    def __init__(self, n_inputs: int, n_outputs: int, n_samples: int) -> None:
-        self._bits = np.empty((2, n_inputs, n_outputs))
-        self._kept = np.empty((n_inputs, n_outputs), np.int64)
+    def __init__(
+        self, n_inputs: int, n_outputs: int, n_samples: int, *, matrix: bool = True
+    ) -> None:
+        """Begin with nothing known of any pair."""
+        self._held = matrix or n_inputs * n_outputs <= LARGE
+        shape = (n_inputs, n_outputs) if self._held else (0, 0)
+        self._bits = np.empty((2, *shape))
+        self._kept = np.empty(shape, np.int64)
+        # In whole grains, so that no order of adding, and no tile, changes a sum.
+        self._grains = self._kept_sum = 0
+        self._n_pairs = n_inputs * n_outputs
         self._influence = Influence.none(n_samples)
         self._pvalues: FloatArray | None = None
         self._n_samples = n_samples
 
     def add(self, info: PairwiseInformation, inputs: slice, outputs: slice) -> None:
         """Take a tile's part. Influences are rounded so that sums are exact."""
+        self._influence += info.influence
+        if not self._held:
+            self._grains += int(np.rint(info.bits * GRAINS).astype(np.int64).sum())
+            self._kept_sum += int(info.kept.sum())
+            return
         self._bits[0, inputs, outputs] = info.bits
         self._bits[1, inputs, outputs] = info.stderr
         self._kept[inputs, outputs] = info.kept
-        self._influence += info.influence
         if info.pvalues is not None:
             if self._pvalues is None:
                 self._pvalues = np.empty(self._kept.shape)
@@ -346,6 +383,7 @@ class PairwiseResult:
 
     def freeze(self) -> PairwiseInformation:
         """Return the whole."""
+        summed = (self._grains / GRAINS, self._kept_sum / self._n_pairs)
         return PairwiseInformation(
             bits=self._bits[0],
             stderr=self._bits[1],
@@ -353,4 +391,5 @@ class PairwiseResult:
             influence=self._influence,
             pvalues=self._pvalues,
             n_samples=self._n_samples,
+            summed=None if self._held else summed,
         )

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnx_ei import histogram
 from onnx_ei.histogram import Keys, check_codes, joint_counts, pack_keys, state_ids
 
 quick = settings(derandomize=True, deadline=None, max_examples=30)
@@ -149,6 +150,22 @@ class TestKeys:
         parts = [keys_of(codes[:, at], BINS[case])[0] for at in (slice(0, 9), slice(9, None))]
         np.testing.assert_array_equal(np.stack(whole), np.concatenate(parts, axis=1))
 
+    @pytest.mark.parametrize(("bins", "words"), [*zip(BINS.values(), (1, 1, 2, 2, 2), strict=True)])
+    def test_words_that_are_needed(self, bins: list[int], words: int) -> None:
+        n_bins = np.array(bins)
+        assert Keys.words(n_bins) == words
+        codes, kept = np.zeros((n_bins.size, 4), np.uint16), np.ones(4, bool)
+        codes[0] = [0, 1, 2, 0]
+        whole, _ = keys_of(codes, bins)
+        if words == 1:
+            lo = np.empty(4, np.uint64)
+            pack_keys(codes, n_bins, lo[:0], lo, kept)
+            np.testing.assert_array_equal(lo, whole.lo)
+            assert not whole.hi.any()
+        else:
+            with pytest.raises(ValueError, match="out_hi, out_lo and kept must be"):
+                pack_keys(codes, n_bins, whole.hi[:0], whole.lo, kept)
+
     def test_bad_arguments(self) -> None:
         codes, keys = np.zeros((2, 3), np.uint8), Keys.empty(3)
         for bins in ([2], [2, 2, 2], [[2, 2]]):
@@ -204,6 +221,13 @@ class TestStateIds:
         np.testing.assert_array_equal(ids[kept], alone[0])
         np.testing.assert_array_equal(counts, alone[1])
 
+    def test_one_word_is_enough_where_the_other_is_zero(self) -> None:
+        lo = np.random.default_rng(5).integers(0, 50, 300).astype(np.uint64)
+        kept = np.arange(300) % 3 > 0
+        both, alone = state_ids(np.zeros_like(lo), lo, kept), state_ids(lo[:0], lo, kept)
+        for one, other in zip(both, alone, strict=True):
+            np.testing.assert_array_equal(one, other)
+
     def test_bad_lengths(self) -> None:
         words = np.zeros(3, np.uint64)
         with pytest.raises(ValueError, match="vectors of one length"):
@@ -212,14 +236,17 @@ class TestStateIds:
 
 @pytest.mark.jit
 @pytest.mark.skipif(numba.get_num_threads() < 2, reason="there is one thread only")
-def test_states_do_not_depend_on_threads() -> None:
+def test_states_do_not_depend_on_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     lo = np.random.default_rng(4).integers(0, 3000, 50_000).astype(np.uint64)
     before, found = numba.get_num_threads(), []
+    here = state_ids(np.zeros_like(lo), lo, np.ones(lo.size, bool))
+    monkeypatch.setattr(histogram, "MANY_SAMPLES", 0)
     try:
         for threads in (1, 2):
             numba.set_num_threads(threads)
             found.append(state_ids(np.zeros_like(lo), lo, np.ones(lo.size, bool)))
     finally:
         numba.set_num_threads(before)
-    np.testing.assert_array_equal(found[0][0], found[1][0])
-    np.testing.assert_array_equal(found[0][1], found[1][1])
+    for ids, counts in found:
+        np.testing.assert_array_equal(ids, here[0])
+        np.testing.assert_array_equal(counts, here[1])

@@ -12,6 +12,8 @@ import pytest
 from fake_spans import identity, layer, measured, plain, sigmoid
 from numpy.typing import NDArray
 
+from onnx_ei import sampling
+from onnx_ei._sampling import source
 from onnx_ei._sampling.progress import Progress, reporting
 from onnx_ei._sampling.source import run_tasks
 from onnx_ei.errors import (
@@ -20,6 +22,8 @@ from onnx_ei.errors import (
     OutOfRangeWarning,
     UndersampledWarning,
 )
+from onnx_ei.information import PairwiseInformation
+from onnx_ei.noise import CHUNK
 from onnx_ei.results import Measurement
 
 N = 40_000
@@ -326,6 +330,43 @@ class TestDeterminism:
         first = measured(name, function, (5, 4), **arguments)
         assert plain(measured(name, function, (5, 4), memory_limit=1, **arguments)) == plain(first)
 
+    @pytest.mark.parametrize("name", NAMES)
+    def test_how_chunks_are_shared_out_changes_nothing(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        first = self.reference(name, samples=20_000)
+        for seconds, floats in ((0.0, 1 << 18), (1e9, 1), (1e9, 1 << 30), (0.0, 1)):
+            monkeypatch.setattr(source, "SHORT_SECONDS", seconds)
+            monkeypatch.setattr(source, "BLOCK_FLOATS", floats)
+            assert self.reference(name, samples=20_000) == first
+
+    @pytest.mark.parametrize("name", ["ei_parts", "phi"])
+    def test_the_sum_of_a_large_layer_holds_no_matrix(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        held = self.reference(name)
+        monkeypatch.setattr(sampling, "LARGE", 100)
+        shapes = []
+        freeze = sampling.PairwiseResult.freeze
+
+        def frozen(result: sampling.PairwiseResult) -> PairwiseInformation:
+            found = freeze(result)
+            shapes.append(found.bits.shape)
+            return found
+
+        monkeypatch.setattr(sampling.PairwiseResult, "freeze", frozen)
+        summed = self.reference(name)
+        assert set(shapes) == {(0, 0)}
+        assert summed["value"] == pytest.approx(held["value"], abs=1e-6)
+        # a bound of phi is of its value
+        other = {"value": None, "upper_bound": None}
+        assert {**summed, **other} == {**held, **other}
+        for memory_limit in (50_000, 130_000):
+            assert self.reference(name, memory_limit=memory_limit) == summed
+        matrix = self.reference("ei_parts_matrix")
+        assert shapes[-1] == (40, 30)
+        assert np.sum(matrix["value"]) > 0
+
     def test_groups_in_batches(self) -> None:
         groups = [((i, i + 1), (i,)) for i in range(20)]
         first = self.reference("eis_between_groups", groups=groups)
@@ -353,7 +394,7 @@ class TestDeterminism:
 
         def function(x: NDArray[Any]) -> NDArray[Any]:
             for place, row in enumerate(x):
-                seen.setdefault(tuple(row), set()).add(place)
+                seen.setdefault(tuple(row), set()).add(place % CHUNK)
             return x
 
         measured("ei_parts", function, (1, 1), in_bins=4, out_bins=4, threshold=0.001)

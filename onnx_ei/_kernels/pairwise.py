@@ -22,7 +22,7 @@ _STEPS, _FINEST = 16.0, -40.0
 # benchmarks/estimators.py.
 _FALL = 1.0625
 # Cells of a table of two samples' cells that the L1 cache holds: 32 KiB.
-_SQUARE = 8192
+SQUARE = 8192
 # A share of independence below which its 10**-6 of a bias is not worth a table's 4096 lookups.
 _NO_SHARE = 1e-6
 
@@ -441,7 +441,7 @@ def _pairwise(
     tested = bits.shape[0] > 2
     step = stride * (out_bins.max() + 1)
     # The fold costs as much as counting step**2 samples.
-    by_twos = step * step <= min(_SQUARE, n_samples // 4)
+    by_twos = step * step <= min(SQUARE, n_samples // 4)
     twos = np.empty((in_bins.size if by_twos else 0, n_samples // 2), np.uint16)
     for a in prange(twos.shape[0]):
         _join_codes(in_codes[a], step, twos[a])

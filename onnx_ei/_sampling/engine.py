@@ -252,7 +252,13 @@ class _Stages:
         self._whole = any(q.vectors for q in wanted.values())
         pairs = any(q.pairs for q in wanted.values())
         vectors = [*([(ALL, ALL)] if self._whole else []), *groups]
-        self._joint = JointSampler(source, pairs=pairs, groups=vectors, progress=progress)
+        self._joint = JointSampler(
+            source,
+            pairs=pairs,
+            groups=vectors,
+            progress=progress,
+            matrix="ei_parts_matrix" in wanted,
+        )
         self._sweep = SweepSampler(source, progress, matrix="sensitivity_matrix" in wanted)
 
     def estimates_at(self, n_samples: int, names: Sequence[str]) -> dict[str, Estimate]:

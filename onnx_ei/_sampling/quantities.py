@@ -110,7 +110,7 @@ def _of_pairs(counted: Counted, *, matrix: bool) -> Estimate:
         value=info.bits if matrix else np.array(info.total),
         stderr=info.stderr if matrix else np.array(info.total_stderr),
         n_samples=counted.n_samples,
-        out_of_range=_dropped(info.kept, info.n_samples),
+        out_of_range=1.0 - info.mean_kept / info.n_samples,
         pvalues=info.pvalues if matrix else None,
     )
 

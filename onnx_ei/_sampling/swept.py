@@ -15,7 +15,7 @@ __all__ = ["Strands", "SweepInformation", "Swept"]
 FloatArray: TypeAlias = NDArray[np.float64]
 Ints: TypeAlias = NDArray[np.int64]
 
-LARGE = 1 << 24
+LARGE = 1 << 22
 """Pairs past which a sum does without the matrix, which at 24 bytes a pair would fill the memory.
 It depends on the layer alone, so that the order of summing does too."""
 
