@@ -45,7 +45,8 @@ def run_batch(given: Namespace) -> None:
     if given.dry_run:
         _list(plan, given.json)
         return
-    check_device(given.device)
+    if not plan.workers.remote:  # a cluster's devices are not here
+        check_device(given.device)
     with _stoppable(plan):
         _measure(plan, given.quiet)
     found = Analysis.load(plan.output)
@@ -61,6 +62,7 @@ def run_batch(given: Namespace) -> None:
 
 
 def _plan(given: Namespace) -> Plan:
+    from onnx_ei._batch.backends import Workers
     from onnx_ei.batching import plan_batch
     from onnx_ei.cli_inputs import open_model, pair
     from onnx_ei.cli_run import measure_names, measure_options
@@ -86,7 +88,9 @@ def _plan(given: Namespace) -> Plan:
         identity=_identity(given),
         input_range=options.pop("input_range"),
         resume=given.resume or given.dry_run,
-        jobs=given.jobs,
+        workers=Workers(
+            jobs=given.jobs, backend=given.backend, scheduler=given.scheduler, split=given.split
+        ),
         timeout=given.timeout,
         max_memory=None if given.memory_limit is None else given.memory_limit << 20,
         matrices=given.matrices,

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 
 __all__ = ["measure_names", "run_command"]
 
-_WITH_OUTPUT = {"resume": False, "dry_run": False, "matrices": None, "jobs": 1, "timeout": None,
-                "memory_limit": None, "quiet": False}  # fmt: skip
+_WITH_OUTPUT = {"resume": False, "dry_run": False, "matrices": None, "jobs": None, "timeout": None,
+                "memory_limit": None, "quiet": False, "backend": "loky", "scheduler": None,
+                "split": "layers"}  # fmt: skip
 """Options of a batch alone, with their defaults."""
 
 
@@ -107,11 +108,29 @@ def run_command(
         ),
     ] = None,
     jobs: Annotated[
-        int,
+        int | None,
         typer.Option(
-            "--jobs", "-j", min=1, help="With -o: layers at once. No value depends on it."
+            "--jobs",
+            "-j",
+            min=1,
+            help="With -o: layers at once, 1 or as many as the cluster takes. No value depends on "
+            "it.",
         ),
-    ] = 1,
+    ] = None,
+    backend: Annotated[
+        str,
+        typer.Option(help="With -o: 'loky', this machine; 'dask' or 'ray', a cluster's workers."),
+    ] = "loky",
+    scheduler: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="With --backend dask or ray: where the cluster is."),
+    ] = None,
+    split: Annotated[
+        str,
+        typer.Option(
+            help="With -o: what is spread, 'layers', or the 'samples' of one layer after another."
+        ),
+    ] = "layers",
     timeout: Annotated[
         float | None,
         typer.Option(
@@ -123,7 +142,7 @@ def run_command(
         typer.Option(
             metavar="MIB",
             min=1,
-            help="With -o: for a process; what takes more is ended alone (Linux).",
+            help="With -o: for a process; what takes more is ended alone (Linux, or with psutil).",
         ),
     ] = None,
     dry_run: Annotated[

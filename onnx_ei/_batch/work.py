@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -9,10 +10,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from onnx_ei.errors import ModelError
 from onnx_ei.results import Measurement
 from onnx_ei.rows import Row
 
-__all__ = ["Job", "Listing", "listed", "measured"]
+__all__ = ["Job", "Listing", "listed", "measured", "opened", "span_options"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +25,10 @@ class Job:
     ----------
     path : str
         The model, as its rows name it.
+    file : str or None
+        Where it lies, from the root; the same.
+    shared : bool
+        Whether other machines may read it.
     opener : callable
         Of the path; returns the topology.
     measures, matrices : tuple of str
@@ -43,6 +49,8 @@ class Job:
     exclude: tuple[str, ...] | None = None
     input_range: tuple[float, float] | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    file: str | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +86,7 @@ def listed(job: Job) -> Listing:
     """
     from onnx_ei.analysis import describe, origin, select_layers
 
-    topology, facts = _opened(job)
+    topology, facts = opened(job)
     found = describe(
         topology,
         job.layers,
@@ -112,7 +120,7 @@ def measured(job: Job, layer: str) -> tuple[Row, dict[str, Measurement]]:
     from onnx_ei.analysis import measured_row
     from onnx_ei.errors import OnnxEiWarning
 
-    topology, facts = _opened(job)
+    topology, facts = opened(job)
     _reset_peak()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OnnxEiWarning)  # each is a field of the measurement
@@ -129,12 +137,43 @@ def measured(job: Job, layer: str) -> tuple[Row, dict[str, Measurement]]:
     return replace(row, model=job.path, measurements=taken), matrices
 
 
-def _opened(job: Job) -> tuple[Any, dict[str, Any]]:
+def span_options(job: Job) -> dict[str, Any]:
+    """Return the options of a job that decide a layer's span.
+
+    Parameters
+    ----------
+    job : Job
+        The model.
+    """
+    given = {"positions": "one", "background": None, "activation": None, "in_layer": None}
+    return {name: job.options.get(name, default) for name, default in given.items()}
+
+
+def opened(job: Job) -> tuple[Any, dict[str, Any]]:
+    """Return a model's topology and what is known of it; the last one stays open.
+
+    Parameters
+    ----------
+    job : Job
+        The model.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read.
+    """
     from onnx_ei.provenance import content_hash, model_facts
 
     if job.path not in _KEPT:
-        topology = job.opener(job.path)
-        facts = model_facts(topology, content_hash(job.path))
+        file = job.path if job.file is None else job.file
+        if job.shared and not Path(file).exists():
+            raise ModelError(
+                f"{file} is not there for a worker on {platform.node()}: every worker reads the "
+                "models itself, so they must lie where all of them see them, by one path (a "
+                "shared file system)"
+            )
+        topology = job.opener(file)
+        facts = model_facts(topology, content_hash(file))
         _KEPT.clear()  # one at a time: a model may be large
         _KEPT[job.path] = topology, facts
     return _KEPT[job.path]
