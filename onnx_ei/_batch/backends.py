@@ -8,8 +8,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
+from pkgutil import resolve_name
 from typing import Any
 
+from onnx_ei._batch.minding import end_idle
 from onnx_ei._sampling.parameters import whole
 from onnx_ei.errors import BackendError, MissingDependencyError, closest
 
@@ -167,6 +169,7 @@ def _dask(workers: Workers) -> Iterator[Cluster]:
             raise BackendError(_silent("dask", workers.scheduler, error)) from error
     try:
         client.wait_for_workers(1, timeout=_ANSWER)
+        _check_versions(client)
         threads = client.nthreads()
         tasks_on: dict[str, int] = {}
         for address, count in threads.items():
@@ -178,6 +181,7 @@ def _dask(workers: Workers) -> Iterator[Cluster]:
             parallel={"backend": _dask_backend(client)},
             tasks_on=tasks_on,
         )
+        client.run(end_idle, 0.0)
     except TimeoutError as error:
         raise BackendError(
             f"the Dask scheduler at {client.scheduler.address} has no workers: start some with "
@@ -186,6 +190,20 @@ def _dask(workers: Workers) -> Iterator[Cluster]:
     finally:
         if workers.scheduler is not None:
             client.close()
+
+
+def _check_versions(client: Any) -> None:
+    """Refuse workers that have no onnx_ei, or another: Dask would let one after another die."""
+    import onnx_ei
+
+    # a function that every Python has
+    there = client.run(resolve_name, "onnx_ei:__version__", on_error="return")
+    for worker, version in there.items():
+        if version != onnx_ei.__version__:
+            raise BackendError(
+                f"the Dask worker {worker} has not onnx_ei {onnx_ei.__version__} ({version!r}): "
+                "install the same everywhere"
+            )
 
 
 def _dask_backend(client: Any) -> Any:
@@ -204,6 +222,11 @@ def _dask_backend(client: Any) -> Any:
                 lambda done: None if done.exception() is None else callback(done.exception())
             )
             return future
+
+        def abort_everything(self, ensure_ready: bool = True) -> None:
+            # joblib leaves what runs to run
+            self.client.cancel(list(self._results))
+            super().abort_everything(ensure_ready)
 
         def retrieve_result_callback(self, out: Any) -> Any:
             if isinstance(out, BaseException):

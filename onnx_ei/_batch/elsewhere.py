@@ -12,7 +12,20 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from typing import IO, Any, TypeAlias
 
-__all__ = ["TASKS", "Task", "TaskFailed", "connect", "done_elsewhere", "receive", "send"]
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "TASKS",
+    "Task",
+    "TaskFailed",
+    "called",
+    "connect",
+    "done_elsewhere",
+    "packed",
+    "receive",
+    "send",
+]
 
 Task: TypeAlias = tuple[Callable[..., Any], tuple[Any, ...]]
 """A function that another process can import, and its arguments."""
@@ -38,6 +51,37 @@ class TaskFailed(Exception):
     def __init__(self, outcome: str, reason: str) -> None:
         super().__init__(reason)
         self.outcome = outcome
+
+
+def packed(task: Task) -> tuple[Any, ...]:
+    """Return a task as what any process can take: bytes, and the arrays of its arguments.
+
+    A worker of Dask that cannot import what it is sent dies, and so does the next one. Arrays stay
+    what they are, since they go another way than the rest.
+
+    Parameters
+    ----------
+    task : Task
+        What to do.
+    """
+    function, arguments = task
+    arrays = [i for i, given in enumerate(arguments) if isinstance(given, np.ndarray)]
+    kept = [None if i in arrays else given for i, given in enumerate(arguments)]
+    return pickle.dumps((function, kept, arrays)), *(arguments[i] for i in arrays)
+
+
+def called(data: bytes, *arrays: NDArray[Any]) -> Any:
+    """Do a packed task.
+
+    Parameters
+    ----------
+    data, *arrays
+        From :func:`packed`.
+    """
+    function, arguments, places = pickle.loads(data)
+    for place, array in zip(places, arrays, strict=True):
+        arguments[place] = array
+    return function(*arguments)
 
 
 def connect(answers: IO[bytes], requests: queue.Queue[Any]) -> None:

@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from onnx_ei._batch.elsewhere import called
 from onnx_ei._batch.supervising import Limits, Supervisor
 
-__all__ = ["Setting", "asked"]
+__all__ = ["Setting", "asked", "end_idle"]
 
 _LOOK = 0.5
 """Seconds between two looks at whether the first process is still there."""
@@ -59,9 +60,7 @@ class Setting:
     tasks_on: Mapping[str, int] = field(default_factory=dict)
 
 
-def asked(
-    index: int, setting: Setting, function: Callable[..., Any], *arguments: Any
-) -> tuple[int, tuple[str, Any]]:
+def asked(index: int, setting: Setting, *task: Any) -> tuple[int, tuple[str, Any]]:
     """Do a task in a process that this worker looks after.
 
     Parameters
@@ -70,8 +69,8 @@ def asked(
         Which task; it comes back with the outcome.
     setting : Setting
         How.
-    function, *arguments
-        As for :meth:`Supervisor.ask`.
+    *task
+        From :func:`onnx_ei._batch.elsewhere.packed`.
     """
     _watch(setting.owner)
     limits, wanted = setting.limits, None
@@ -82,7 +81,7 @@ def asked(
         limits = replace(limits, threads=_ray_threads())
     supervisor = _taken(limits)
     try:
-        return index, supervisor.ask(function, *arguments, wanted=wanted)
+        return index, supervisor.ask(called, *task, wanted=wanted)
     except BaseException:
         supervisor.close()
         raise
@@ -100,19 +99,25 @@ def _taken(limits: Limits) -> Supervisor:
 def _give_back(limits: Limits, supervisor: Supervisor) -> None:
     with _LOCK:
         _READY.setdefault(limits, []).append(_Ready(supervisor, time.monotonic()))
-    timer = threading.Timer(_IDLE + 1, _end_idle)
+    timer = threading.Timer(_IDLE + 1, end_idle)
     timer.daemon = True
     timer.start()
 
 
-def _end_idle() -> None:
+def end_idle(seconds: float = _IDLE) -> None:
+    """End the processes that have had nothing to do for some time.
+
+    Parameters
+    ----------
+    seconds : float
+        How long.
+    """
     now = time.monotonic()
     with _LOCK:
-        for limits, ready in _READY.items():
-            for one in [one for one in ready if now - one.since > _IDLE]:
+        for ready in _READY.values():
+            for one in [one for one in ready if now - one.since >= seconds]:
                 ready.remove(one)
                 one.supervisor.close()
-            _READY[limits] = ready
 
 
 def _watch(owner: int | None) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 from onnx_ei._batch.backends import Cluster, Workers, opened, threads_each
-from onnx_ei._batch.elsewhere import Task
+from onnx_ei._batch.elsewhere import Task, packed
 from onnx_ei._batch.minding import Setting, asked
 from onnx_ei._batch.supervising import Limits, Outcomes, Supervisor
 from onnx_ei.errors import BackendError
@@ -126,17 +127,17 @@ class Pool:
             batch_size=1,  # a row is written when it is done, not when its neighbours are
             # a cluster has its own idea of how many; what is under way is what it has been given
             pre_dispatch=self.slots if workers.remote and workers.jobs else 2 * self.slots,
-            **({} if workers.remote else {"max_nbytes": None}),
         )
         found: Any = None
         try:
             with _deaf():
                 found = parallel(
-                    # arguments one by one: Dask takes large arrays another way than the rest
-                    delayed(asked)(index, setting, function, *arguments)
-                    for index, (function, arguments) in enumerate(tasks)
+                    delayed(asked)(index, setting, *packed(task))
+                    for index, task in enumerate(tasks)
                 )
-            yield from found
+            # "yield from" would close it without what is done for that below
+            for outcome in found:  # noqa: UP028
+                yield outcome
         except TerminatedWorkerError as error:
             raise BackendError(
                 "a process of the pool was killed, for lack of memory most likely; resume with "
@@ -144,7 +145,10 @@ class Pool:
             ) from error
         finally:
             if found is not None:
-                found.close()
+                with warnings.catch_warnings():
+                    # of tasks given up, where one of them failed: they were to be
+                    warnings.simplefilter("ignore", UserWarning)
+                    found.close()
 
 
 @contextmanager
