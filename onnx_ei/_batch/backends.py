@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -246,7 +248,8 @@ def _ray(workers: Workers) -> Iterator[Cluster]:
         # of a cluster that is begun here: nobody asked for reports
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         try:
-            ray.init(address=workers.scheduler, log_to_driver=False, logging_level="ERROR")
+            with _own_sigterm():
+                ray.init(address=workers.scheduler, log_to_driver=False, logging_level="ERROR")
         except (OSError, ValueError, RuntimeError) as error:
             raise BackendError(_silent("ray", str(workers.scheduler), error)) from error
     try:
@@ -255,7 +258,13 @@ def _ray(workers: Workers) -> Iterator[Cluster]:
         if total == 0:
             raise BackendError("the Ray cluster has no processors: start a node with 'ray start'")
         jobs = total if workers.jobs is None else min(workers.jobs, total)
-        yield Cluster(slots=jobs, parallel={"backend": _ray_backend(nodes, jobs)})
+        backend = _ray_backend(nodes, jobs)
+        try:
+            yield Cluster(slots=jobs, parallel={"backend": backend, "n_jobs": max(2, jobs)})
+        except ray.exceptions.RayError as error:
+            raise BackendError(f"Ray gave a task up: {type(error).__name__}: {error}") from error
+        finally:
+            backend.end()
     finally:
         if began:
             ray.shutdown()
@@ -276,7 +285,35 @@ def _ray_backend(nodes: list[int], jobs: int) -> Any:
         def effective_n_jobs(self, n_jobs: int) -> int:
             return at_least
 
+        def configure(self, n_jobs: int = 1, parallel: Any = None, **given: Any) -> int:
+            # another pool takes five seconds to start; this one serves the next call too
+            if self._pool is None:
+                return int(super().configure(n_jobs, parallel, **given))
+            self.parallel = parallel
+            return at_least
+
+        def terminate(self) -> None:
+            """Keep the pool."""
+
+        def abort_everything(self, ensure_ready: bool = True) -> None:
+            self.end()
+
+        def end(self) -> None:
+            """End the pool."""
+            super().terminate()
+
     return Backend(ray_remote_args={"num_cpus": each})
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Keep what SIGTERM does here: Ray puts its own in that place, which ends the process."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(scheduler: str | None) -> None:
