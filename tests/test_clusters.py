@@ -137,8 +137,8 @@ class TestDask:
         at |= {"device": "cuda"}
         found = batch(models / "a.onnx", tmp_path / "r.jsonl", ["ei"], **at, **QUICK)
         assert [row.status for row in found.rows] == ["failed", "failed"]
-        assert all("device 'cuda:0' was asked for" in str(row.reason) for row in found.rows)
-        with pytest.raises(BackendError, match="device 'cuda:0' was asked for"):
+        assert all("CUDA" in str(row.reason) for row in found.rows)
+        with pytest.raises(BackendError, match="CUDA"):
             batch(models / "a.onnx", tmp_path / "s.jsonl", split="samples", **at)
 
     def test_threads_are_the_workers_share(self, cluster: Any) -> None:
