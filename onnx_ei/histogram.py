@@ -71,7 +71,7 @@ class Keys(NamedTuple):
     Attributes
     ----------
     hi, lo : ndarray of uint64, shape (n_samples,)
-        As ``pack_keys`` fills them.
+        As ``pack_keys`` fills them; ``hi`` is of shape (0,) where one word is enough.
     """
 
     hi: NDArray[np.uint64]
@@ -81,6 +81,11 @@ class Keys(NamedTuple):
     def empty(cls, n_samples: int) -> Keys:
         """Return room for the keys of ``n_samples`` samples, not yet filled."""
         return cls(np.empty(n_samples, np.uint64), np.empty(n_samples, np.uint64))
+
+    @staticmethod
+    def words(n_bins: NDArray[np.int64]) -> int:
+        """Return how many of the two words vectors of units of these bins need."""
+        return min(int(_layout(n_bins)[0, -1]) + 1, 2)
 
 
 def pack_keys(
@@ -99,7 +104,8 @@ def pack_keys(
     n_bins : ndarray of int64, shape (n_units,)
         Number of bins of each unit.
     out_hi, out_lo : ndarray of uint64, shape (n_samples,)
-        Filled with the two words of the keys. Those of dropped samples mean nothing.
+        Filled with the two words of the keys. Those of dropped samples mean nothing. ``out_hi``
+        may have shape (0,) where one word is enough.
     kept : ndarray of bool, shape (n_samples,)
         Cleared where any unit of the sample was dropped; left alone elsewhere.
 
@@ -129,14 +135,18 @@ def pack_keys(
     n_units, n_samples = codes.shape
     if n_units == 0 or n_bins.shape != (n_units,):
         raise ValueError(f"n_bins must be ({n_units},), for at least one unit, got {n_bins.shape}")
-    if not out_hi.shape == out_lo.shape == kept.shape == (n_samples,):
+    layout = _layout(n_bins)
+    narrow = out_hi.shape == (0,) and layout[0, -1] == 0
+    if not (narrow or out_hi.shape == (n_samples,)) or not (
+        out_lo.shape == kept.shape == (n_samples,)
+    ):
         raise ValueError(
             f"out_hi, out_lo and kept must be ({n_samples},), "
             f"got {out_hi.shape}, {out_lo.shape} and {kept.shape}"
         )
     # A hash overflows on purpose; only NumPy's own scalars, with the JIT off, would say so.
     with np.errstate(over="ignore"):
-        _pack_keys(codes, n_bins, _layout(n_bins), out_hi, out_lo, kept)
+        _pack_keys(codes, n_bins, layout, out_hi, out_lo, kept)
 
 
 def state_ids(
@@ -147,7 +157,7 @@ def state_ids(
     Parameters
     ----------
     hi, lo : ndarray of uint64, shape (n_samples,)
-        Keys, as ``pack_keys`` makes them.
+        Keys, as ``pack_keys`` makes them; ``hi`` may have shape (0,), and is 0 then.
     kept : ndarray of bool, shape (n_samples,)
         The samples to count.
 
@@ -178,7 +188,7 @@ def state_ids(
     >>> bool(ids[0] == ids[2] != ids[1]), int(ids[3]), sorted(counts.tolist())
     (True, -1, [1, 2])
     """
-    if not hi.shape == lo.shape == kept.shape or lo.ndim != 1:
+    if hi.shape not in (lo.shape, (0,)) or lo.shape != kept.shape or lo.ndim != 1:
         raise ValueError(
             "hi, lo and kept must be vectors of one length, "
             f"got {hi.shape}, {lo.shape} and {kept.shape}"

@@ -320,7 +320,7 @@ def vector_information(
     Parameters
     ----------
     in_keys, out_keys : Keys or tuple of ndarray of uint64, each of shape (n_samples,)
-        ``(hi, lo)``, as ``pack_keys`` makes them.
+        ``(hi, lo)``, as ``pack_keys`` makes them; ``hi`` may have shape (0,), and is 0 then.
     kept : ndarray of bool, shape (n_samples,)
         Samples that no unit of either vector dropped.
     estimator : str
@@ -354,7 +354,7 @@ def vector_information(
     y, out_counts = state_ids(*out_keys, kept)
     pair = np.empty(n, np.uint64)
     _pair_keys(x, y, pair)
-    joint, counts = state_ids(np.zeros_like(pair), pair, kept)
+    joint, counts = state_ids(pair[:0], pair, kept)
     n_kept = int(counts.sum())
     singletons = int(np.count_nonzero(counts == 1))
     margins = (in_counts, out_counts)

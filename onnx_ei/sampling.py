@@ -39,10 +39,11 @@ from onnx_ei.noise import CHUNK
 __all__ = ["Group", "JointSampler", "PairwiseResult", "ends_of"]
 
 KEY_BYTES = 33
-"""Bytes of a sample in one group: two words at either end, and a flag."""
+"""Bytes of a sample in one group: two words at either end, or less, and a flag."""
 GROWTH = 1.5
 """While a store doubles, the old one is held too."""
 ALL = slice(None)
+_NO_WORD = np.empty(0, np.uint64)
 
 FloatArray: TypeAlias = NDArray[np.float64]
 Group: TypeAlias = tuple[NDArray[np.intp] | slice, NDArray[np.intp] | slice]
@@ -79,7 +80,9 @@ class _Keys:
     def __init__(self, group: Group, in_bins: NDArray[np.int64], out_bins: NDArray[np.int64]):
         self._group = group
         self._bins = (in_bins[group[0]], out_bins[group[1]])
-        self._words = np.empty((4, 0), np.uint64)
+        # The words of the inputs' keys, then those of the outputs'.
+        self._n_words = [Keys.words(bins) for bins in self._bins]
+        self._words = np.empty((sum(self._n_words), 0), np.uint64)
         self._kept = np.ones((1, 0), np.bool_)
         # A unit that a group names twice has its entropy once.
         self._once = [units if isinstance(units, slice) else np.unique(units) for units in group]
@@ -94,17 +97,23 @@ class _Keys:
     def put(self, at: slice, x: NDArray[Any], y: NDArray[Any]) -> None:
         for end, codes in enumerate((x, y)):
             units = np.ascontiguousarray(codes[self._group[end]])
-            high, low = self._words[2 * end, at], self._words[2 * end + 1, at]
-            pack_keys(units, self._bins[end], high, low, self._kept[0, at])
+            high, low = self._keys(end)
+            pack_keys(units, self._bins[end], high[at], low[at], self._kept[0, at])
         self._out_units.add(np.ascontiguousarray(y[self._once[1]]), self._kept[0, at])
 
     def vector(self, estimator: str) -> Vector:
-        a, b, c, d = self._words
+        ends = self._keys(0), self._keys(1)
         return Vector(
-            information=vector_information(Keys(a, b), Keys(c, d), self._kept[0], estimator),
+            information=vector_information(*ends, self._kept[0], estimator),
             in_bits=self._in_bits,
             out_bits=self._out_units.entropy_bound(),
         )
+
+    def _keys(self, end: int) -> Keys:
+        """Return the keys of the inputs, or of the outputs."""
+        first = sum(self._n_words[:end])
+        words = self._words[first : first + self._n_words[end]]
+        return Keys(words[0] if len(words) == 2 else _NO_WORD, words[-1])
 
 
 def _grown(old: NDArray[Any], n: int) -> NDArray[Any]:

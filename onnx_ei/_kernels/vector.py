@@ -55,7 +55,8 @@ def _pack_keys(
 
     ``codes`` unsigned (units, n); ``n_bins`` int64 (units,); ``layout`` int64 (2, units): the word
     that a unit lies in and its shift there; ``hi``, ``lo`` uint64 (n,), filled; ``kept`` bool (n,),
-    cleared where a unit overflowed. One word goes to ``lo``, a second to ``hi``, more are hashed.
+    cleared where a unit overflowed. One word goes to ``lo``, a second to ``hi``, more are hashed;
+    ``hi`` may be empty where one word is enough.
     """
     n_units, n_samples = codes.shape
     n_words = layout[0, n_units - 1] + 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -47,6 +48,9 @@ NOISE_FLOATS = 1 << 20
 """Noise that is drawn at once, where a chunk of a wide layer would be a gigabyte."""
 BLOCK_FLOATS = 1 << 18
 """Floats at a span's ends of the chunks that are handled at once: 1 MB, which an L2 cache holds."""
+SHORT_SECONDS = 0.03
+"""Work that one thread does alone: the kernels of a narrow layer take less time than handing the
+interpreter's lock over does."""
 SMALL_RUN = 64
 """Samples worth handing over at once: one at a time, Python takes longer than a small model."""
 ROWS_FLOATS = 1 << 22
@@ -229,25 +233,31 @@ class Source:
 
         ``visit`` gets the indices of some chunks that follow each other, and their number of rows,
         the last chunk's cut at ``stop``. Narrow layers have several chunks in a block: of one
-        alone, Python took more time than the kernels, and threads waited for each other.
+        alone, Python took more time than the kernels. The first chunk is timed: by that the others
+        are shared out. No result depends on how they are.
         The rows are planned by the caller, who knows how many such calls a stage makes.
         """
         first, last = start // CHUNK, ceil(stop / CHUNK)
         wide = max(1, BLOCK_FLOATS // (CHUNK * (self.n_inputs + self.n_outputs)))
         if CHUNK % self.batch:
             wide = 1  # a sample keeps its place in the runtime's batch
-        # Every thread has four blocks or more, if there are so many chunks.
-        size = max(1, min(wide, (last - first) // (4 * self.workers)))
 
-        def task(chunk: int) -> int:
+        def task(chunk: int, size: int) -> int:
             chunks = range(chunk, min(chunk + size, last))
             rows = min(len(chunks) * CHUNK, stop - chunk * CHUNK)
             visit(chunks, rows)
             return rows - max(0, start - chunk * CHUNK)
 
-        run_tasks(
-            (partial(task, chunk) for chunk in range(first, last, size)), self.workers, progress
-        )
+        began = time.perf_counter()
+        progress.advance(task(first, 1))
+        left = range(first + 1, last)
+        workers = self.workers
+        if (time.perf_counter() - began) * len(left) < SHORT_SECONDS:
+            workers = 1
+        else:
+            # Every thread has four blocks or more, if there are so many chunks.
+            wide = max(1, min(wide, len(left) // (4 * workers)))
+        run_tasks((partial(task, chunk, wide) for chunk in left[::wide]), workers, progress)
 
 
 def check_histogram(inputs: Binning, outputs: Binning, memory: int) -> None:
