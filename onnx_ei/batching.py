@@ -9,14 +9,16 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from onnx_ei._batch.backends import Workers
 from onnx_ei._batch.running import Plan, Progress, model_files, run
-from onnx_ei._batch.supervising import Limits
+from onnx_ei._batch.supervising import Limits, memory_of
 from onnx_ei._batch.turns import check_devices, tidy_after
 from onnx_ei._batch.work import Job
 from onnx_ei._sampling.parameters import Parameters, whole
 from onnx_ei.analysis import DEFAULT_MEASURES
 from onnx_ei.analyzed import Analysis
 from onnx_ei.devices import parse_devices
+from onnx_ei.errors import MissingDependencyError
 from onnx_ei.provenance import check_options, plain
 from onnx_ei.targets import Spans, named_spans
 from onnx_ei.topology import topology_of
@@ -45,6 +47,9 @@ def batch(
     input_range: tuple[float, float] | None = None,
     resume: bool = False,
     jobs: int | None = None,
+    backend: str = "loky",
+    scheduler: str | None = None,
+    split: str = "layers",
     timeout: float | None = None,
     max_memory: int | None = None,
     matrices: str | os.PathLike[str] | None = None,
@@ -68,12 +73,22 @@ def batch(
         Whether to go on with a file that is there: what did not fail is not measured again.
     jobs : int, optional
         Layers measured at once, each in a process with its share of the processors' threads; by
-        default as many as there are devices. No value depends on it.
+        default as many as there are devices, or as a cluster takes. No value depends on it.
+    backend : str
+        ``"loky"``, processes of this machine; or ``"dask"`` or ``"ray"``, the workers of a
+        cluster, by the extra of that name. They read the models themselves, by the same paths.
+    scheduler : str, optional
+        The cluster's address: ``"tcp://host:8786"`` for Dask, by default that of an open client;
+        ``"host:6379"`` or ``"auto"`` for Ray, which by default begins a cluster here.
+    split : str
+        ``"layers"``: whole layers go to the workers. ``"samples"``: one layer is measured after
+        the other, each by all workers; for few layers that are huge. No value depends on it.
     timeout : float, optional
         Seconds for a layer, the reading of its model included; a process that takes longer is
         ended.
     max_memory : int, optional
-        Bytes that a process may hold; one that holds more is ended. Linux only.
+        Bytes that a process may hold; one that holds more is ended. Elsewhere than on Linux it
+        takes psutil.
     matrices : path, optional
         A folder for the matrices of ``ei_parts`` and ``sensitivity``, an .npz file a layer.
     on_row : callable, optional
@@ -94,15 +109,18 @@ def batch(
         or holds another run.
     OutputError
         If the disk is full, or fails; the file resumes.
+    MissingDependencyError
+        If the backend's package is not installed.
     BackendError
-        If a device cannot be had, or a process of the pool was killed.
+        If a device cannot be had, a process of the pool was killed, a scheduler does not answer, or
+        a cluster is lost.
 
     Notes
     -----
     A row is known by the model's content, the layer, the measures, all parameters, the seed and the
     version of the definitions: a file that was renamed or copied is not measured again. Models run
-    in processes of their own, so one that hangs or dies costs its own row alone. The processes of
-    ``jobs`` > 1 stay ready for another call, for some minutes.
+    in processes of their own, so one that hangs or dies costs its own row alone, on every backend.
+    Joblib's processes are ended with the call, unless the caller had some before.
 
     Examples
     --------
@@ -130,13 +148,14 @@ def batch(
         identity={"input": plain(input)},
         input_range=input_range,
         resume=resume,
-        jobs=jobs,
+        workers=Workers(jobs=jobs, backend=backend, scheduler=scheduler, split=split),
         timeout=timeout,
         max_memory=max_memory,
         matrices=matrices,
         options=options,
     )
-    check_devices(plan.jobs[0].devices)
+    if plan.workers.devices_here:
+        check_devices(plan.jobs[0].devices)
     run(plan, on_row)
     return Analysis.load(plan.output)
 
@@ -154,7 +173,7 @@ def plan_batch(
     identity: Mapping[str, Any],
     input_range: tuple[float, float] | None,
     resume: bool,
-    jobs: int | None,
+    workers: Workers,
     timeout: float | None,
     max_memory: int | None,
     matrices: str | os.PathLike[str] | None,
@@ -164,8 +183,10 @@ def plan_batch(
 
     Parameters
     ----------
-    models, output, measures, layers, exclude, spans, glob, input_range, resume, jobs, timeout
+    models, output, measures, layers, exclude, spans, glob, input_range, resume, timeout
         As for :func:`batch`; so are ``max_memory``, ``matrices`` and ``options``.
+    workers : Workers
+        Who measures.
     opener : functools.partial
         Makes a topology of a path; picklable.
     identity : mapping
@@ -183,6 +204,11 @@ def plan_batch(
     parameters |= {"input_range": plain(input_range), "matrices": list(beside), **identity}
     if timeout is not None and not timeout > 0:
         raise ValueError(f"timeout must be above 0 seconds, got {timeout}")
+    if max_memory is not None and memory_of(os.getpid()) is None:
+        raise MissingDependencyError(
+            "a memory limit is watched by /proc, as on Linux, or by psutil, and here is neither: "
+            "pip install psutil (it comes with the extra 'dask' too), or give no limit"
+        )
     files = model_files([models] if isinstance(models, str | os.PathLike) else models, glob)
     own = dict(options)
     devices = parse_devices(own.pop("device", "cpu"), own.pop("tf32", False))
@@ -198,16 +224,17 @@ def plan_batch(
         "devices": devices,
         "run": uuid.uuid4().hex,
         "parameters": parameters,
+        "shared": workers.remote,
     }
     if len(devices) > 1:
         tidy_after(common["run"])
     return Plan(
-        jobs=tuple(Job(path=path, **common) for path in files),
+        jobs=tuple(Job(path=path, file=os.path.abspath(path), **common) for path in files),
         output=Path(output),
         parameters=parameters,
         resume=resume,
         matrices=None if matrices is None else Path(matrices),
-        workers=len(devices) if jobs is None else whole("jobs", jobs, 1),
+        workers=workers.on(len(devices)),
         limits=Limits(
             seconds=timeout,
             memory=None if max_memory is None else whole("max_memory", max_memory, 1),

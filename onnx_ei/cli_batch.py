@@ -47,7 +47,7 @@ def run_batch(given: Namespace) -> None:
 
         show_plan(plan, given.json)
         return
-    if getattr(given, "scheduler", None) is None:  # on a cluster, this machine need not have them
+    if plan.workers.devices_here:
         check_devices(plan.jobs[0].devices)
     with _stoppable(plan):
         _measure(plan, given.quiet)
@@ -64,6 +64,7 @@ def run_batch(given: Namespace) -> None:
 
 
 def _plan(given: Namespace) -> Plan:
+    from onnx_ei._batch.backends import Workers
     from onnx_ei.batching import plan_batch
     from onnx_ei.cli_inputs import open_model, pair
     from onnx_ei.cli_run import measure_names, measure_options
@@ -91,7 +92,9 @@ def _plan(given: Namespace) -> Plan:
         identity=_identity(given),
         input_range=options.pop("input_range"),
         resume=given.resume or given.dry_run,
-        jobs=given.jobs,
+        workers=Workers(
+            jobs=given.jobs, backend=given.backend, scheduler=given.scheduler, split=given.split
+        ),
         timeout=given.timeout,
         max_memory=None if given.memory_limit is None else given.memory_limit << 20,
         matrices=given.matrices,

@@ -104,11 +104,16 @@ def _total(plan: Plan, takes: list[tuple[float, int]], samples: int) -> str:
     from onnx_ei._batch.work import bins_of
     from onnx_ei.tables import shown_bytes, shown_seconds
 
-    jobs = min(plan.workers, len(takes))
+    workers = plan.workers
+    split = workers.split == "samples"  # one row after the other, each by all
+    jobs = (workers.jobs or 1) if split else min(workers.jobs or 1, len(takes))
+    where = "on this machine"
+    if workers.remote:
+        where = "by one worker" if jobs == 1 else f"by {jobs} workers"
     seconds = shown_seconds(sum(of for of, _ in takes) / jobs)
-    held = shown_bytes(sum(sorted((of for _, of in takes), reverse=True)[:jobs]))
+    held = shown_bytes(sum(sorted((of for _, of in takes), reverse=True)[: 1 if split else jobs]))
     bins = " and ".join(str(n) for n in dict.fromkeys(bins_of(plan.jobs[0].options)))
     return (
-        f"about {seconds} in all on this machine, at most {held} at once besides the models; "
+        f"about {seconds} in all {where}, at most {held} at once besides the models; "
         f"at {bins} bins, what is sampled with {samples:,} samples, and in proportion"
     )

@@ -11,6 +11,7 @@ from onnx_ei.cli_config import read_config
 
 __all__ = [
     "BATCH_ONLY",
+    "Backend",
     "Bins",
     "Config",
     "Device",
@@ -30,7 +31,9 @@ __all__ = [
     "Quiet",
     "Resume",
     "Samples",
+    "Scheduler",
     "Seed",
+    "Split",
     "Tf32",
     "Threshold",
     "Timeout",
@@ -46,6 +49,9 @@ BATCH_ONLY = {
     "timeout": None,
     "memory_limit": None,
     "quiet": False,
+    "backend": "loky",
+    "scheduler": None,
+    "split": "layers",
 }
 """Options that go with an output file, with their defaults."""
 
@@ -127,7 +133,24 @@ Jobs = Annotated[
         "--jobs",
         "-j",
         min=1,
-        help="With -o: layers at once, by default one a device. No value depends on it.",
+        help="With -o: layers at once, by default one a device, or as many as a cluster takes. No "
+        "value depends on it.",
+    ),
+]
+Backend = Annotated[
+    str,
+    typer.Option(help="With -o: 'loky', this machine; 'dask' or 'ray', a cluster's workers."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS", help="With -o and --backend dask or ray: where the cluster is."
+    ),
+]
+Split = Annotated[
+    str,
+    typer.Option(
+        help="With -o: what is spread, 'layers', or the 'samples' of one layer after another."
     ),
 ]
 Timeout = Annotated[
@@ -139,7 +162,7 @@ MemoryLimit = Annotated[
     typer.Option(
         metavar="MIB",
         min=1,
-        help="With -o: for a process; what takes more is ended alone (Linux).",
+        help="With -o: for a process; what takes more is ended alone (Linux, or with psutil).",
     ),
 ]
 DryRun = Annotated[

@@ -90,10 +90,11 @@ def _version(name: str) -> str | None:
 def _threads() -> tuple[int, str]:
     import numpy as np
 
-    from onnx_ei.histogram import state_ids
+    from onnx_ei._kernels.vector import _count_many_states
 
     numba: Any = importlib.import_module("numba")
-    # the layer is chosen at the first parallel call
-    state_ids(np.zeros(1, np.uint64), np.zeros(1, np.uint64), np.ones(1, np.bool_))
+    # the layer is chosen at the first parallel call; histogram makes none for few samples
+    nothing = np.empty(1, np.int32), np.empty(1, np.int64), np.empty(1, np.int64)
+    _count_many_states(np.zeros((1, 1), np.uint64), np.array([0, 1], np.int64), *nothing)
     layer = "none (JIT disabled)" if numba.config.DISABLE_JIT else numba.threading_layer()
     return int(numba.get_num_threads()), str(layer)

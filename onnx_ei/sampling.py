@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -37,7 +38,7 @@ from onnx_ei.information import (
 )
 from onnx_ei.noise import CHUNK
 
-__all__ = ["Group", "JointSampler", "PairwiseResult"]
+__all__ = ["Group", "JointSampler", "PairwiseResult", "ends_of"]
 
 KEY_BYTES = 33
 """Bytes of a sample in one group: two words at either end, or less, and a flag."""
@@ -263,19 +264,24 @@ class JointSampler:
 
     def _count(self, codes: _Codes, inputs: slice, outputs: slice, into: PairwiseResult) -> None:
         """Count the pairs of a tile, as many at once as leave memory for what is found of them."""
+        spread, bins = self._source.spread, part(self._out_binning(), outputs)
+        done = spread and spread.pairs(self._source, (inputs, outputs), codes.y, bins)
+        if done:
+            for some, info in done:
+                into.add(info, inputs, some)
+            return
         at_once = max(1, self._source.parameters.memory // (PAIR_BYTES * len(codes.x)))
         first = outputs.start or 0
         for some in slices(len(codes.y), at_once):
-            at = slice(first + some.start, first + some.stop)
             info = pairwise_information(
                 codes.x,
                 codes.y[some],
                 self._in.n_bins[inputs],
-                self._out_binning().n_bins[at],
+                bins.n_bins[some],
                 self._source.parameters.estimator,
                 pvalues=self._source.parameters.pvalues,
             )
-            into.add(info, inputs, at)
+            into.add(info, inputs, slice(first + some.start, first + some.stop))
 
     def _fill(
         self, start: int, stores: Sequence[_Codes | _Keys], inputs: slice, outputs: slice | None
@@ -286,7 +292,7 @@ class JointSampler:
         in_bins = part(self._in, inputs)
         out_bins = None if outputs is None else part(self._out_binning(), outputs)
 
-        def visit(chunks: range, rows: int) -> None:
+        def visit(chunks: range, rows: int, made: tuple[int, NDArray[Any]] | None = None) -> None:
             first = chunks.start * CHUNK
             # A chunk that a stage cut is run again from its first row, so that a sample always
             # has the same place in the runtime's batch.
@@ -294,12 +300,20 @@ class JointSampler:
             noise = self._source.noise(chunks)[:rows]
             x = binned(noise[fresh:, inputs], in_bins)
             y = np.empty((0, rows - fresh), np.uint8)
-            if outputs is not None and out_bins is not None:
+            if made is not None:
+                y = made[1][:, first + fresh - made[0] : first + rows - made[0]]
+            elif outputs is not None and out_bins is not None:
                 y = binned_outputs(self._source.run(noise)[fresh:, outputs], out_bins)
             for store in stores:
                 store.put(slice(first + fresh, first + rows), x, y)
 
-        self._source.each_block(start, self._n, visit, self._progress)
+        spread = self._source.spread
+        if spread is None or outputs is None or out_bins is None:
+            self._source.each_block(start, self._n, visit, self._progress)
+            return
+        for at, y in spread.codes(self._source, range(start, self._n), outputs, out_bins):
+            ready = partial(visit, made=(at.start, y))
+            self._source.each_block(at.start, at.stop, ready, self._progress)
 
     def _out_binning(self) -> Binning:
         """Return the output bins, decided once; dynamic ones from the first stage's samples."""
@@ -314,23 +328,47 @@ class JointSampler:
 
     def _extremes(self) -> tuple[FloatArray, FloatArray]:
         """Return each output's least and greatest finite value."""
+        source = self._source
         self._progress.plan(self._n)
-        n_chunks = -(-self._n // CHUNK)
-        low = np.full((n_chunks, self._source.n_outputs), np.inf)
-        high = -low
-
-        def visit(chunks: range, rows: int) -> None:
-            y = self._source.run(self._source.noise(chunks)[:rows]).astype(np.float64)
-            finite = np.isfinite(y)
-            at = chunks.start
-            low[at] = np.min(y, axis=0, where=finite, initial=np.inf)
-            high[at] = np.max(y, axis=0, where=finite, initial=-np.inf)
-
-        self._source.each_block(0, self._n, visit, self._progress)
-        lower, upper = low.min(axis=0), high.max(axis=0)
+        if source.spread is not None:
+            lower, upper = source.spread.ends(source, self._n)
+            self._progress.advance(self._n)
+        else:
+            lower, upper = ends_of(source, range(self._n), self._progress)
         # A unit that is never finite gets any range: its samples are dropped, and reported.
         never = lower > upper
         return np.where(never, 0.0, lower), np.where(never, 0.0, upper)
+
+
+def ends_of(source: Source, samples: range, progress: Progress) -> tuple[FloatArray, FloatArray]:
+    """Return each output's least and greatest finite value among some samples.
+
+    Parameters
+    ----------
+    source : Source
+        Noise and span.
+    samples : range
+        Which; they begin with a chunk.
+    progress : Progress
+        Told of each chunk.
+
+    Examples
+    --------
+    Called by :class:`JointSampler`.
+    """
+    before = samples.start // CHUNK
+    low = np.full((-(-samples.stop // CHUNK) - before, source.n_outputs), np.inf)
+    high = -low
+
+    def visit(chunks: range, rows: int) -> None:
+        y = source.run(source.noise(chunks)[:rows]).astype(np.float64)
+        finite = np.isfinite(y)
+        at = chunks.start - before
+        low[at] = np.min(y, axis=0, where=finite, initial=np.inf)
+        high[at] = np.max(y, axis=0, where=finite, initial=-np.inf)
+
+    source.each_block(samples.start, samples.stop, visit, progress)
+    return low.min(axis=0), high.max(axis=0)
 
 
 class PairwiseResult:

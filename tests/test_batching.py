@@ -20,6 +20,7 @@ from origins import missing
 
 from onnx_ei import Analysis, OutputError, UnknownLayerError, analyze, batch
 from onnx_ei._batch.appending import ResultsWriter
+from onnx_ei._batch.backends import Workers
 from onnx_ei._batch.running import model_files, run
 from onnx_ei.analysis import describe
 from onnx_ei.batching import plan_batch
@@ -196,8 +197,8 @@ class TestModels:
     def plan(folder: Path, *, opener: Any, timeout: float, **options: Any) -> Any:
         return plan_batch(
             folder, folder / "r.jsonl", ["ei"], None, exclude=None, opener=opener,
-            identity={"input": None},
-            input_range=None, resume=False, jobs=1, timeout=timeout, max_memory=None,
+            identity={"input": None}, input_range=None, resume=False, workers=Workers(),
+            timeout=timeout, max_memory=None,
             matrices=None, options={**QUICK, **options},
         )  # fmt: skip
 

@@ -353,7 +353,8 @@ def test_matrices_timeout_and_memory_limit(models: Path, tmp_path: Path) -> None
 
 def test_an_option_of_a_batch_needs_an_output(models: Path) -> None:
     given = {"--resume": [], "--jobs": [2], "--timeout": [1], "--quiet": [], "--glob": ["*"],
-             "--dry-run": [], "--matrices": ["m"], "--memory-limit": [9]}  # fmt: skip
+             "--dry-run": [], "--matrices": ["m"], "--memory-limit": [9], "--backend": ["dask"],
+             "--scheduler": ["tcp://h:1"], "--split": ["samples"]}  # fmt: skip
     assert {option[2:].replace("-", "_") for option in given} == set(BATCH_ONLY)
     for option, value in given.items():
         result = call("run", models / "a.onnx", option, *value)

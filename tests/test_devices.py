@@ -30,8 +30,8 @@ from onnx_ei import (
     measure,
 )
 from onnx_ei import sessions as sessions_module
+from onnx_ei._batch.backends import Workers, threads_each
 from onnx_ei._batch.running import run
-from onnx_ei._batch.spreading import threads_each
 from onnx_ei._batch.supervising import Limits, Supervisor
 from onnx_ei._batch.turns import check_devices, device_in_turn
 from onnx_ei.batching import plan_batch
@@ -350,10 +350,10 @@ def test_a_batch_on_two_devices_has_the_values_of_one(tmp_path: Path) -> None:
         plan = plan_batch(
             tmp_path, path, ["ei", "ei_parts"], None, exclude=None,
             opener=partial(pretended.opened), identity={}, input_range=None, resume=False,
-            jobs=None, timeout=None, max_memory=None, matrices=None,
+            workers=Workers(), timeout=None, max_memory=None, matrices=None,
             options={**QUICK, "device": given},
         )  # fmt: skip
-        assert plan.workers == len(parse_devices(given))
+        assert plan.workers.jobs == len(parse_devices(given))
         run(plan)
         found[len(given)] = Analysis.load(path)
     one, two = found.values()

@@ -9,7 +9,8 @@ import time
 import bad_work
 import pytest
 
-from onnx_ei._batch.spreading import Pool, threads_each
+from onnx_ei._batch.backends import Workers, threads_each
+from onnx_ei._batch.spreading import Pool
 from onnx_ei._batch.supervising import Limits, Supervisor, memory_of
 
 
@@ -72,7 +73,7 @@ def test_threads_are_set_in_the_process():
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_every_task_has_its_outcome(jobs):
     tasks = [(bad_work.say_much, ()), (bad_work.leave, ()), (bad_work.stumble, ())] * 2
-    with Pool(Limits(seconds=30), jobs) as pool:
+    with Pool(Limits(seconds=30), Workers(jobs=jobs)) as pool:
         found = dict(pool.outcomes(tasks))
         assert dict(pool.outcomes(tasks[:1])).keys() == {0}
     assert [found[index][0] for index in range(6)] == ["done", "crashed", "failed"] * 2

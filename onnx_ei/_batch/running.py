@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -13,8 +14,10 @@ from urllib.parse import quote
 import numpy as np
 
 from onnx_ei._batch.appending import ResultsWriter
-from onnx_ei._batch.spreading import Pool, Task
-from onnx_ei._batch.supervising import Limits
+from onnx_ei._batch.backends import Workers
+from onnx_ei._batch.elsewhere import Task
+from onnx_ei._batch.spreading import Pool
+from onnx_ei._batch.supervising import Limits, Outcomes
 from onnx_ei._batch.work import Job, Listing, failed, listed, measured, unread
 from onnx_ei.errors import UnknownLayerError, closest
 from onnx_ei.resultfile import header_line, row_line
@@ -45,8 +48,8 @@ class Plan:
         Whether to go on with a file that is there.
     matrices : Path or None
         The folder for the pairwise matrices.
-    workers : int
-        Processes at once.
+    workers : Workers
+        Who measures.
     limits : Limits
         What each may take.
     """
@@ -56,7 +59,7 @@ class Plan:
     parameters: Mapping[str, Any]
     resume: bool = False
     matrices: Path | None = None
-    workers: int = 1
+    workers: Workers = field(default_factory=Workers)
     limits: Limits = field(default_factory=Limits)
 
 
@@ -174,7 +177,7 @@ def run(plan: Plan, on_row: Progress | None = None) -> None:
     OutputError
         If the disk is full, or fails.
     BackendError
-        If a process of the pool was killed.
+        If a process of the pool was killed, or a cluster does not answer.
     """
     with _writer(plan) as writer, Pool(plan.limits, plan.workers) as pool:
         if plan.matrices is not None:
@@ -193,11 +196,20 @@ def run(plan: Plan, on_row: Progress | None = None) -> None:
                 writer.append(state.row)
                 told(state.row)
         pending = [state for state in states if not state.done]
-        tasks: list[Task] = [(measured, (state.job, state.row.target)) for state in pending]
-        for index, (outcome, answer) in pool.outcomes(tasks):
-            row = _row(pending[index], outcome, answer, plan.matrices)
-            writer.append(row)
-            told(row)
+        with closing(_measured(plan, pool, pending)) as outcomes:
+            for index, (outcome, answer) in outcomes:
+                row = _row(pending[index], outcome, answer, plan.matrices)
+                writer.append(row)
+                told(row)
+
+
+def _measured(plan: Plan, pool: Pool, pending: list[State]) -> Outcomes:
+    each = [(state.job, state.row.target) for state in pending]
+    if plan.workers.split == "layers":
+        return pool.outcomes([(measured, one) for one in each])
+    from onnx_ei._batch.samples import measured_in_parts
+
+    return pool.outcomes_of_parts([(measured_in_parts, (*one, pool.slots)) for one in each])
 
 
 def _writer(plan: Plan) -> ResultsWriter:

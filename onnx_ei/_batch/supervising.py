@@ -9,15 +9,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-from onnx_ei._batch.worker import receive, send
+from onnx_ei._batch.elsewhere import TASKS, Task, receive, send
 
-__all__ = ["Failure", "Limits", "Supervisor", "memory_of"]
+__all__ = ["Failure", "Limits", "Outcomes", "Supervisor", "memory_of"]
+
+Outcomes: TypeAlias = Generator[tuple[int, tuple[str, Any]], None, None]
+"""Which task, and what became of it, as :meth:`Supervisor.ask` returns it."""
 
 _LOOK = 0.2
 """Seconds between two looks at a process's memory."""
@@ -36,11 +39,14 @@ class Limits:
         Bytes resident at once.
     threads : int or None
         Threads that compute; as many as there are processors by default.
+    folder : str or None
+        Where it works, if that is there: what relative paths begin at.
     """
 
     seconds: float | None = None
     memory: int | None = None
     threads: int | None = None
+    folder: str | None = None
 
 
 class Failure(str):
@@ -73,7 +79,13 @@ class Supervisor:
         self._answers: queue.Queue[Any] = queue.Queue()
         self._peak: int | None = None
 
-    def ask(self, function: Callable[..., Any], *arguments: Any) -> tuple[str, Any]:
+    def ask(
+        self,
+        function: Callable[..., Any],
+        *arguments: Any,
+        pool: Callable[[Sequence[Task]], Outcomes] | None = None,
+        wanted: Callable[[], bool] | None = None,
+    ) -> tuple[str, Any]:
         """Have a function called in the process.
 
         Parameters
@@ -82,6 +94,10 @@ class Supervisor:
             Of a module that the process can import.
         *arguments
             Picklable.
+        pool : callable, optional
+            Does the tasks that the function has done elsewhere.
+        wanted : callable, optional
+            Asked from time to time; where it says no, the process is ended.
 
         Returns
         -------
@@ -98,11 +114,13 @@ class Supervisor:
         started, self._peak = time.monotonic(), memory_of(process.pid, most=True)
         with suppress(BrokenPipeError):  # it is gone already: the wait below says how
             send(process.stdin, (function, arguments))
-        outcome, answer = self._wait(process)
+        outcome, answer = self._wait(process, pool, wanted)
         if outcome != "done":
             answer = Failure(answer)
             answer.seconds = time.monotonic() - started
             answer.peak_memory = memory_of(process.pid, most=True) or self._peak
+            if pool is not None:
+                self.close()  # outcomes that it did not wait for may still lie there
         return outcome, answer
 
     def close(self) -> None:
@@ -118,17 +136,18 @@ class Supervisor:
                     stream.close()
 
     def _start(self) -> None:
-        environment = dict(os.environ)
+        environment, folder = dict(os.environ), self.limits.folder
         if self.limits.threads is not None:
             environment |= dict.fromkeys(_THREADS, str(self.limits.threads))
         # what this process imports from, that one must: the caller's functions are among it
-        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
+        environment["PYTHONPATH"] = os.pathsep.join(map(os.path.abspath, sys.path))
         self._process = subprocess.Popen(
             # -P: a file of the working folder is no module of anyone's
             [sys.executable, "-P", "-m", "onnx_ei._batch.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
+            cwd=folder if folder is not None and os.path.isdir(folder) else None,
             start_new_session=True,  # Ctrl-C is for whoever decides what it ends
         )
         self._answers = queue.Queue()
@@ -136,26 +155,69 @@ class Supervisor:
             target=_read, args=(self._process.stdout, self._answers), daemon=True
         ).start()
 
-    def _wait(self, process: subprocess.Popen[bytes]) -> tuple[str, Any]:
+    def _wait(
+        self,
+        process: subprocess.Popen[bytes],
+        pool: Callable[[Sequence[Task]], Outcomes] | None,
+        wanted: Callable[[], bool] | None,
+    ) -> tuple[str, Any]:
         limit = self.limits.seconds
         end = None if limit is None else time.monotonic() + limit
         while True:
             left = _LOOK if end is None else min(_LOOK, max(0.0, end - time.monotonic()))
-            try:
-                answer = self._answers.get(timeout=left)
-            except queue.Empty:
-                pass
-            else:
-                return self._gone(process) if answer is None else answer
-            self._peak = memory_of(process.pid, most=True) or self._peak
-            if end is not None and time.monotonic() >= end:
+            answer = self._heard(process, left)
+            if answer is not None and answer[0] == TASKS and pool is not None:
+                self._serve(process, pool, answer[1], end)
+            elif answer is not None:
+                return answer
+            over = self._exceeded(process, end, wanted)
+            if over is not None:
                 self.close()
-                return "timeout", f"not done after {limit:g} s (--timeout), and ended"
-            held = None if self.limits.memory is None else memory_of(process.pid)
-            if held is not None and self.limits.memory is not None and held > self.limits.memory:
-                self.close()
-                most = self.limits.memory / 2**20
-                return "memory", f"took {held / 2**20:.0f} MiB, over {most:.0f}, and was ended"
+                return over
+
+    def _heard(self, process: subprocess.Popen[bytes], seconds: float) -> tuple[str, Any] | None:
+        """Wait for an answer, and say what became of a process that will give none."""
+        try:
+            answer: tuple[str, Any] | None = self._answers.get(timeout=seconds)
+        except queue.Empty:
+            return None
+        return self._gone(process) if answer is None else answer
+
+    def _serve(
+        self,
+        process: subprocess.Popen[bytes],
+        pool: Callable[[Sequence[Task]], Outcomes],
+        tasks: Sequence[Task],
+        end: float | None,
+    ) -> None:
+        """Have the process's tasks done elsewhere, while it is well."""
+        with closing(pool(tasks)) as outcomes:
+            for outcome in outcomes:
+                if process.stdin is not None:
+                    with suppress(BrokenPipeError):
+                        send(process.stdin, outcome)
+                over = self._exceeded(process, end, None) is not None
+                if outcome[1][0] != "done" or over or not self._answers.empty():
+                    return
+
+    def _exceeded(
+        self,
+        process: subprocess.Popen[bytes],
+        end: float | None,
+        wanted: Callable[[], bool] | None,
+    ) -> tuple[str, str] | None:
+        """Say what a process takes too much of, if it does."""
+        self._peak = memory_of(process.pid, most=True) or self._peak
+        if end is not None and time.monotonic() >= end:
+            return "timeout", f"not done after {self.limits.seconds:g} s (--timeout), and ended"
+        most = self.limits.memory
+        held = None if most is None else memory_of(process.pid)
+        if most is not None and held is not None and held > most:
+            took, allowed = held / 2**20, most / 2**20
+            return "memory", f"took {took:.0f} MiB, over {allowed:.0f}, and was ended"
+        if wanted is not None and not wanted():
+            return "crashed", "ended, since nobody waits for it any more"
+        return None
 
     def _gone(self, process: subprocess.Popen[bytes]) -> tuple[str, Any]:
         code = process.wait()
@@ -188,4 +250,10 @@ def memory_of(pid: int, *, most: bool = False) -> int | None:
         status = Path(f"/proc/{pid}/status").read_text()
         found = re.search(rf"{'VmHWM' if most else 'VmRSS'}:\s+(\d+) kB", status)
         return 1024 * int(found[1]) if found else None
+    with suppress(ImportError):
+        import psutil
+
+        with suppress(psutil.Error):
+            held = psutil.Process(pid).memory_info()
+            return getattr(held, "peak_wset", None) if most else int(held.rss)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -11,11 +12,23 @@ from typing import Any
 
 from onnx_ei._batch.turns import device_in_turn
 from onnx_ei.devices import Device, parse_device
+from onnx_ei.errors import ModelError
 from onnx_ei.results import Measurement
 from onnx_ei.rows import Row, model_row
 from onnx_ei.targets import NamedSpan, Target
 
-__all__ = ["Job", "Listing", "bins_of", "failed", "listed", "measured", "unread"]
+__all__ = [
+    "Job",
+    "Listing",
+    "bins_of",
+    "failed",
+    "listed",
+    "measured",
+    "opened",
+    "options_here",
+    "span_options",
+    "unread",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +39,10 @@ class Job:
     ----------
     path : str
         The model, as its rows name it.
+    file : str or None
+        Where it lies, from the root; the same.
+    shared : bool
+        Whether other machines may read it.
     opener : callable
         Of the path; returns the topology.
     measures, matrices : tuple of str
@@ -61,6 +78,8 @@ class Job:
     run: str = ""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     predict: int | None = None
+    file: str | None = None
+    shared: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +116,7 @@ def listed(job: Job) -> Listing:
     from onnx_ei.analysis import describe, select_layers
     from onnx_ei.provenance import origin, peak_memory
 
-    topology, facts = _opened(job)
+    topology, facts = opened(job)
     found = describe(
         topology,
         job.layers,
@@ -149,7 +168,7 @@ def measured(job: Job, target: str | Target) -> tuple[Row, dict[str, Measurement
     from onnx_ei.analysis import measured_row
     from onnx_ei.errors import OnnxEiWarning
 
-    topology, facts = _opened(job)
+    topology, facts = opened(job)
     _reset_peak()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", OnnxEiWarning)  # each is a field of the measurement
@@ -159,7 +178,7 @@ def measured(job: Job, target: str | Target) -> tuple[Row, dict[str, Measurement
             (*job.measures, *job.matrices),
             job.input_range,
             facts,
-            _options(job, device_in_turn(job.devices, job.run)),
+            options_here(job),
             job.parameters,
         )
     taken = dict(row.measurements)
@@ -197,7 +216,6 @@ def unread(job: Job, outcome: str, answer: object) -> Row:
     outcome, answer : str, object
         As for :func:`failed`.
     """
-    from onnx_ei.errors import ModelError
     from onnx_ei.provenance import content_hash, origin
 
     facts: dict[str, Any] = {"model_sha256": None, "opset": None, "producer": None}
@@ -207,16 +225,63 @@ def unread(job: Job, outcome: str, answer: object) -> Row:
     return failed(replace(model_row(job.path, ""), provenance=known), outcome, answer)
 
 
+def options_here(job: Job) -> dict[str, Any]:
+    """Return the arguments of :func:`onnx_ei.measure`, with the device of this process.
+
+    Parameters
+    ----------
+    job : Job
+        The model.
+    """
+    return _options(job, device_in_turn(job.devices, job.run))
+
+
+def span_options(job: Job, target: str | Target) -> dict[str, Any]:
+    """Return the options that decide a layer's span, or that of a named one.
+
+    Parameters
+    ----------
+    job : Job
+        The model.
+    target : str or Target
+        The layer's key, or what else.
+    """
+    given = {"positions": "one", "background": None, "activation": None, "in_layer": None}
+    found = {name: job.options.get(name, default) for name, default in given.items()}
+    if isinstance(target, Target) and target.span is not None:
+        return found | {"in_layer": target.in_layer}
+    return found
+
+
 def _options(job: Job, device: Device) -> dict[str, Any]:
     return {**job.options, "device": device}
 
 
-def _opened(job: Job) -> tuple[Any, dict[str, Any]]:
+def opened(job: Job) -> tuple[Any, dict[str, Any]]:
+    """Return a model's topology and what is known of it; the last one stays open.
+
+    Parameters
+    ----------
+    job : Job
+        The model.
+
+    Raises
+    ------
+    ModelError
+        If it cannot be read.
+    """
     from onnx_ei.provenance import content_hash, model_facts
 
     if job.path not in _KEPT:
-        topology = job.opener(job.path)
-        facts = model_facts(topology, content_hash(job.path))
+        file = job.path if job.file is None else job.file
+        if job.shared and not Path(file).exists():
+            raise ModelError(
+                f"{file} is not there for a worker on {platform.node()}: every worker reads the "
+                "models itself, so they must lie where all of them see them, by one path (a "
+                "shared file system)"
+            )
+        topology = job.opener(file)
+        facts = model_facts(topology, content_hash(file))
         _KEPT.clear()  # one at a time: a model may be large
         _KEPT[job.path] = topology, facts
     return _KEPT[job.path]

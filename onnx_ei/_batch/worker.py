@@ -7,56 +7,15 @@ length before it; whatever the libraries print goes to standard error.
 from __future__ import annotations
 
 import os
-import pickle
 import queue
 import signal
-import struct
 import sys
 import threading
-from typing import IO, Any
+from typing import Any
 
-__all__ = ["main", "receive", "send"]
+from onnx_ei._batch.elsewhere import TaskFailed, connect, receive, send
 
-_LENGTH = struct.Struct("<Q")
-
-
-def send(stream: IO[bytes], content: object) -> None:
-    """Write one message.
-
-    Parameters
-    ----------
-    stream : binary file
-        Where.
-    content : object
-        What; it is pickled.
-    """
-    data = pickle.dumps(content)
-    stream.write(_LENGTH.pack(len(data)))
-    stream.write(data)
-    stream.flush()
-
-
-def receive(stream: IO[bytes]) -> Any:
-    """Read one message.
-
-    Parameters
-    ----------
-    stream : binary file
-        Where.
-
-    Raises
-    ------
-    EOFError
-        If the other end is gone.
-    """
-    head = stream.read(_LENGTH.size)
-    if len(head) < _LENGTH.size:
-        raise EOFError
-    (length,) = _LENGTH.unpack(head)
-    data = stream.read(length)
-    if len(data) < length:
-        raise EOFError
-    return pickle.loads(data)
+__all__ = ["main"]
 
 
 def main() -> None:
@@ -66,6 +25,7 @@ def main() -> None:
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     requests: queue.Queue[Any] = queue.Queue()
+    connect(answers, requests)
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
     while True:
         function, arguments = requests.get()
@@ -86,6 +46,8 @@ def _answer(function: Any, arguments: Any) -> tuple[str, Any]:
         return "done", function(*arguments)
     except MemoryError as error:
         return "memory", f"no memory left: {error}"
+    except TaskFailed as error:
+        return error.outcome, str(error)
     except Exception as error:  # a row says so, and the others are measured
         from onnx_ei.errors import OnnxEiError
 

@@ -20,11 +20,13 @@ from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import Progress
 from onnx_ei._sampling.swept import Strands
 from onnx_ei.binning import MAX_BINS, Binning, bin_values
+from onnx_ei.information import PairwiseInformation
 from onnx_ei.noise import CHUNK, uniform_chunks, uniform_rows
 
 __all__ = [
     "Runner",
     "Source",
+    "Spread",
     "binned",
     "binned_outputs",
     "check_histogram",
@@ -67,6 +69,32 @@ class Runner(Protocol):
 
     def __call__(self, x: NDArray[np.float32], /) -> NDArray[np.float32]:
         """Map (n, n_inputs) to (n, n_outputs)."""
+        ...
+
+
+class Spread(Protocol):
+    """Who has a span run, and its pairs counted, by other processes, at the same result."""
+
+    def codes(
+        self, source: Source, samples: range, units: slice, bins: Binning
+    ) -> Iterator[tuple[range, NDArray[Any]]]:
+        """Yield some outputs' codes, a run of samples at a time, in any order."""
+        ...
+
+    def ends(self, source: Source, n: int) -> tuple[FloatArray, FloatArray]:
+        """Return each output's least and greatest finite value among the first samples."""
+        ...
+
+    def pairs(
+        self, source: Source, ends: tuple[slice, slice], y: NDArray[Any], bins: Binning
+    ) -> Iterator[tuple[slice, PairwiseInformation]] | None:
+        """Yield the information of some inputs and outputs, or say that it is too little work."""
+        ...
+
+    def sweeps(
+        self, source: Source, n: int, n_passes: int, bins: Binning, *, matrix: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        """Yield what ``Swept.add`` takes, for all passes of sensitivity."""
         ...
 
 
@@ -139,6 +167,12 @@ class Source:
         if found is None:
             return Strands.single(self.n_inputs, self.n_outputs)
         return Strands(of_inputs=found[0], of_outputs=found[1])
+
+    @property
+    def spread(self) -> Spread | None:
+        """Who else runs the span, if there is somebody."""
+        found: Spread | None = getattr(self.runner, "spread", None)
+        return found
 
     @property
     def workers(self) -> int:

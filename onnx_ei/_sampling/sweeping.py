@@ -7,7 +7,7 @@ threads, which writes to a place of its own. Inputs of different strands share a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from itertools import pairwise, product
 from typing import Any, NamedTuple, TypeAlias
@@ -84,18 +84,27 @@ class SweepSampler:
         Told of each run.
     matrix : bool
         Whether each pair is wanted, or their sum alone.
+    bins : Binning, optional
+        Of the outputs, where they are known.
 
     Examples
     --------
     Made by :func:`onnx_ei._sampling.engine.sample`.
     """
 
-    def __init__(self, source: Source, progress: Progress, *, matrix: bool = True) -> None:
+    def __init__(
+        self,
+        source: Source,
+        progress: Progress,
+        *,
+        matrix: bool = True,
+        bins: Binning | None = None,
+    ) -> None:
         self._source = source
         self._progress = progress
         self._matrix = matrix
         self._in = source.in_binning
-        self._out: Binning | None = None
+        self._out: Binning | None = bins
         self._rule: Rule = estimator_rule(source.parameters.estimator, 0)
 
     def at(self, n: int) -> SweepInformation:
@@ -106,17 +115,29 @@ class SweepSampler:
         source = self._source
         check_histogram(self._in, self._out_binning(), source.parameters.memory)
         found = Swept(source.n_inputs, source.n_outputs, n, matrix=self._matrix)
+        if source.spread is None:
+            self.take(n, slice(None), found.add)
+            return found.freeze()
+        n_passes, bins = len(self._passes), self._out_binning()
+        self._progress.plan(n * n_passes)
+        for rows in source.spread.sweeps(source, n, n_passes, bins, matrix=self._matrix):
+            found.add(*rows)
+            self._progress.advance(n * n_passes * len(rows[0]) // source.n_inputs)
+        return found.freeze()
+
+    def take(self, n: int, some: slice, add: Callable[..., None]) -> None:
+        """Measure some passes from their first ``n`` samples; ``add`` is :meth:`Swept.add`."""
+        source, chosen = self._source, self._passes[some]
         self._rule = estimator_rule(source.parameters.estimator, n)
         tile = self._tile(n)
         columns = slices(source.n_outputs, tile.outputs)
-        self._progress.plan(n * len(self._passes) * len(columns))
-        for drawn in slices(len(self._passes), tile.drawn):
-            passes = self._passes[drawn]
+        self._progress.plan(n * len(chosen) * len(columns))
+        for drawn in slices(len(chosen), tile.drawn):
+            passes = chosen[drawn]
             noise = self._drawn(n, passes)
             for at in slices(len(passes), tile.batch):
                 batch = _Noise(noise.values[at], noise.codes[at])
-                self._measure(batch, passes[at], columns, found)
-        return found.freeze()
+                self._measure(batch, passes[at], columns, add)
 
     @cached_property
     def _strands(self) -> Strands:
@@ -162,7 +183,11 @@ class SweepSampler:
         return _Noise(values.reshape(*passes.shape, n), codes.reshape(*passes.shape, n))
 
     def _measure(
-        self, noise: _Noise, passes: NDArray[np.int64], columns: list[slice], into: Swept
+        self,
+        noise: _Noise,
+        passes: NDArray[np.int64],
+        columns: list[slice],
+        add: Callable[..., None],
     ) -> None:
         """Run some passes, and count the pairs of their inputs and every output."""
         n, shape = noise.values.shape[-1], (*passes.shape, self._source.n_outputs)
@@ -182,7 +207,7 @@ class SweepSampler:
             self._count(noise, passes, y, outputs, rows)
         inputs = passes.ravel()
         real = inputs >= 0
-        into.add(
+        add(
             inputs[real],
             rows.bits.reshape(2, inputs.size, -1)[:, real],
             rows.kept.reshape(inputs.size, -1)[real],
