@@ -50,7 +50,7 @@ def _bound_cells(missing: float, kept: float, n_rows: int, n_columns: int, bound
     than 1 where samples drop out; ``bound`` float64 (1,), filled, in nats. Either distribution is
     the cells over their mass, so that they differ by at most d = missing / kept in variation. Each
     of the three entropies then differs by at most d log(states - 1) + h(d): Zhang, "Estimating
-    mutual information via Kolmogorov distance", IEEE Trans. Inform. Theory 53(9), 2007, theorem 6.
+    mutual information via Kolmogorov distance", IEEE Trans. Inform. Theory 53(9), 2007.
     """
     ceiling = math.log(min(n_rows, n_columns))
     bound[0] = ceiling
