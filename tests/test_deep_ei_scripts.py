@@ -54,7 +54,9 @@ def on_todays_networkx(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 def blocks() -> list[str]:
     """The Python in deep_ei's README, its one misspelt argument put right."""
-    text = importlib.metadata.metadata("deep-ei").get_payload()
+    described = importlib.metadata.metadata("deep-ei")
+    # Where the backport of importlib.metadata was imported, as distributed does, it is a field.
+    text = described.get_payload() or described["Description"]
     found = re.findall(r"```python\n(.*?)```", str(text), re.S)
     return [block.replace("samles=", "samples=") for block in found]
 
