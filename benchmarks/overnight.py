@@ -118,7 +118,10 @@ def night(files: Sequence[File], folder: Path, options: Sequence[str]) -> dict[s
         "command": " ".join(["onnx-ei", *shown]),
         "exit_code": code,
         "wall_seconds": round(seconds, 1),
-        "machine": {"processors": os.cpu_count(), **examine()},
+        "machine": {
+            "processors": os.cpu_count(),
+            **{name: fact for name, fact in examine().items() if name != "platform"},
+        },
         "lines": len(output.read_bytes().splitlines()) - 1,
         "table": table(groups, Analysis.load(output)),
     }
