@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,3 +185,10 @@ def open_model() -> onnx.ModelProto:
     weights = {"fc": noise(15, 2, seed=1)}
     nodes = [node("Flatten", "x", "f"), node("MatMul", "f fc", "y")]
     return make(nodes, {"x": ("N", "T", 3)}, ["y"], weights)
+
+
+def save_two_models(folder: Path) -> Path:
+    """Write ``a.onnx`` and ``b.onnx`` into a folder, and return it."""
+    onnx.save(two_layer_model(), folder / "a.onnx")
+    onnx.save(mixed_model(), folder / "b.onnx")
+    return folder

@@ -18,7 +18,7 @@ import bad_work
 import onnx
 import pytest
 from conftest import no_cuda, require_peer
-from graphs import make, mixed_model, node, noise, two_layer_model
+from graphs import make, node, noise, save_two_models
 from joblib import Parallel, delayed
 from joblib.externals.loky import reusable_executor
 from test_batching import table
@@ -54,10 +54,7 @@ def cluster() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    onnx.save(two_layer_model(), folder / "a.onnx")
-    onnx.save(mixed_model(), folder / "b.onnx")
-    return folder
+    return save_two_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import bad_work
-import onnx
 import pytest
-from graphs import mixed_model, two_layer_model
+from graphs import save_two_models
 from test_batching import table
 from test_cli_batch import ended, start, wait_for_lines
 
@@ -53,10 +52,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("models")
-    onnx.save(two_layer_model(), folder / "a.onnx")
-    onnx.save(mixed_model(), folder / "b.onnx")
-    return folder
+    return save_two_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="module")

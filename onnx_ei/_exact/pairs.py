@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from onnx_ei._exact.closed_form import measure_corners, measure_slices
 from onnx_ei._exact.pieces import OUT_OF_RANGE, Pieces
 from onnx_ei._exact.series import series_of
 from onnx_ei._exact.units import Unit, unit_of
+from onnx_ei.devices import processors
 
 __all__ = ["ExactPairs", "ExactTotals", "exact_pairs", "exact_totals"]
 
@@ -283,7 +283,7 @@ def over_outputs(task: Callable[[int], None], n_outputs: int, workers: int | Non
     workers : int, optional
         Threads; the kernels release the interpreter's lock.
     """
-    n_workers = min(workers or os.cpu_count() or 1, n_outputs)
+    n_workers = min(workers or processors(), n_outputs)
     if n_workers <= 1:
         done: Iterable[None] = map(task, range(n_outputs))
         list(done)
