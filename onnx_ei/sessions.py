@@ -225,7 +225,7 @@ class Session:
             raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
 
     def bound(self, name: str, feed: NDArray[Any], output: str) -> tuple[BoundRun, NDArray[Any]]:
-        """Run once; return a function of arrays like this one, whose buffers are bound for good.
+        """Run once; return a function of arrays like this one, whose result has a buffer.
 
         Parameters
         ----------
@@ -251,7 +251,7 @@ class Session:
 
 
 class BoundRun:
-    """Runs of one shape over buffers on the device: arrays are copied in and out, nothing is made.
+    """Runs of one shape, whose result is written into one buffer on the host.
 
     Not for two threads at once: each needs its own.
 
@@ -275,16 +275,13 @@ class BoundRun:
         self._like = (feed.shape, feed.dtype)
         self._binding: Any = None
         if feed.dtype.kind in _PLAIN and result.dtype.kind in _PLAIN:
-            self._bind(feed, result)
+            self._bind(result)
 
-    def _bind(self, feed: NDArray[Any], result: NDArray[Any]) -> None:
-        value = onnxruntime_module().OrtValue
-        self._in, self._out = (
-            value.ortvalue_from_shape_and_type(of.shape, of.dtype.type, *self._session.place)
-            for of in (feed, result)
+    def _bind(self, result: NDArray[Any]) -> None:
+        self._out = onnxruntime_module().OrtValue.ortvalue_from_shape_and_type(
+            result.shape, result.dtype.type
         )
         self._binding = self._session._session.io_binding()
-        self._binding.bind_ortvalue_input(self._name, self._in)
         self._binding.bind_ortvalue_output(self._output, self._out)
 
     def takes(self, feed: NDArray[Any]) -> bool:
@@ -312,7 +309,10 @@ class BoundRun:
         if self._binding is None:
             return self._session.run({self._name: feed}, [self._output])[0]
         try:
-            self._in.update_inplace(np.ascontiguousarray(feed))
+            # Anew for every run: binding is what copies an input to where its nodes are, on the GPU
+            # or, those that it leaves to it, on the CPU; what is written later into a buffer that
+            # is bound is not copied again. On the CPU the array itself is read.
+            self._binding.bind_cpu_input(self._name, np.ascontiguousarray(feed))
             self._session._session.run_with_iobinding(self._binding)
             found: NDArray[Any] = self._out.numpy()
         except Exception as error:  # onnxruntime's exceptions share no base of their own
@@ -358,6 +358,9 @@ def _providers(ort: ModuleType, device: Device) -> list[Any]:
 @cache
 def _preloaded(ort: ModuleType) -> str:
     """Load NVIDIA's libraries from their wheels, once; name those that could not be loaded."""
+    # From 1.31 on each CUDA session warns that no plugin was registered for it, by the default
+    # logger, which no option of a session reaches.
+    ort.set_default_logger_severity(3)
     said = io.StringIO()
     if hasattr(ort, "preload_dlls"):
         with redirect_stdout(said):  # it prints what fails, in the midst of a command's output

@@ -23,6 +23,7 @@ from conftest import REQUIRE_PEERS
 from numpy.typing import NDArray
 
 from onnx_ei.analysis import Analysis, Row, describe
+from onnx_ei.sessions import installed_wheels
 from onnx_ei.topology import topology_of
 
 Array = NDArray[Any]
@@ -190,8 +191,10 @@ FILES = [
 
 def locate(file: File) -> Path:
     """Find a file of an installed package without importing the package."""
+    # either wheel has the runtime's own files
+    package = next(iter(installed_wheels())) if file.package == "onnxruntime" else file.package
     try:
-        path = Path(str(importlib.metadata.distribution(file.package).locate_file(file.path)))
+        path = Path(str(importlib.metadata.distribution(package).locate_file(file.path)))
     except importlib.metadata.PackageNotFoundError:
         message = f"package {file.package} is not installed"
     else:

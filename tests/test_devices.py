@@ -186,6 +186,9 @@ class _Unlucky:
     def get_available_providers(self) -> list[str]:
         return ["CUDAExecutionProvider", "CPUExecutionProvider"]
 
+    def set_default_logger_severity(self, level: int) -> None:
+        pass
+
     def preload_dlls(self) -> None:
         for name in ("libcublasLt.so.13", "libcublas.so.13"):
             sys.stdout.write(f"Failed to load {name}: {name}: cannot open shared object file\n")
@@ -464,3 +467,5 @@ def test_tf32_is_off_unless_asked_for() -> None:
     model = ir.from_proto(make([node("MatMul", "x w", "y")], {"x": (64, 64)}, ["y"], weights))
     (exact,) = Session(model, "cuda").run({"x": x}, ["y"])
     np.testing.assert_array_equal(exact, x)
+    (rounded,) = Session(model, Device("cuda", 0, True)).run({"x": x}, ["y"])
+    assert (rounded != x).all()

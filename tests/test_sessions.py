@@ -78,6 +78,9 @@ class _Runtime:
     def preload_dlls(self) -> None:
         self.preloaded = True
 
+    def set_default_logger_severity(self, level: int) -> None:
+        self.level = level
+
     def SessionOptions(self) -> Any:
         entries: dict[str, str] = {}
         options = SimpleNamespace(entries=entries, add_session_config_entry=entries.__setitem__)
@@ -113,6 +116,7 @@ def test_cuda_is_asked_for_with_tf32_off(monkeypatch: pytest.MonkeyPatch) -> Non
     assert settings["device_id"] == "1"
     assert settings["use_tf32"] == "0"
     assert runtime.preloaded
+    assert runtime.level == 3  # a warning of 1.31's, at each session, is not for users
     options = runtime.options[0]
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (1, 1)
     assert options.entries["session.intra_op.allow_spinning"] == "0"
@@ -182,6 +186,28 @@ def test_a_failing_run_is_one_line() -> None:
         with pytest.raises(BackendError, match="onnxruntime failed: ") as caught:
             session.run(feeds, outputs)
         assert "\n" not in str(caught.value)
+
+
+def test_a_bound_run_sees_what_it_is_fed_where_binding_copies_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As it does where the input's buffer is on a GPU and its nodes on the CPU, or the reverse."""
+    ort = sessions.onnxruntime_module()
+    by_array, by_value = ort.IOBinding.bind_cpu_input, ort.IOBinding.bind_ortvalue_input
+
+    def bind_array(self: Any, name: str, array: Any) -> None:
+        by_array(self, name, array.copy())
+
+    def bind_value(self: Any, name: str, value: Any) -> None:
+        by_value(self, name, ort.OrtValue.ortvalue_from_numpy(value.numpy().copy()))
+
+    monkeypatch.setattr(ort.IOBinding, "bind_cpu_input", bind_array)
+    monkeypatch.setattr(ort.IOBinding, "bind_ortvalue_input", bind_value)
+    session = Session(ir.from_proto(mlp()))
+    run, _ = session.bound("x", noise(3, 4), "y")
+    for seed in (1, 2):
+        x = noise(3, 4, seed=seed)
+        np.testing.assert_array_equal(run(x), session.run({"x": x}, ["y"])[0])
 
 
 def test_inputs_need_not_be_contiguous() -> None:

@@ -223,6 +223,20 @@ def test_spans_of_two_layers_give_the_true_tensors(file: File) -> None:
     assert checked > 0 or not pairs
 
 
+@pytest.mark.cuda
+def test_spans_on_a_gpu_give_what_the_cpu_gives(file: File) -> None:
+    """On noise within the span's range: sums are taken in another order there, no more."""
+    topology = load(file)
+    rng = np.random.default_rng(2)
+    for key in measurable(file):
+        model_of(topology).cache.clear()
+        span = span_of(topology, key, background="reference")
+        x = rng.uniform(*span.in_range, (4, span.n_inputs)).astype(np.float32)
+        cpu, cuda = (runner(span, device)(x) for device in ("cpu", "cuda"))
+        close(cuda, cpu, file.tolerance, scale=max(map(abs, span.out_range)))
+        np.testing.assert_array_equal(runner(span, "cuda")(x), cuda)
+
+
 class TestTheCorpus:
     def test_it_is_broad(self) -> None:
         producers = {corpus.producer(f).partition(" ")[0] for f in FILES}
