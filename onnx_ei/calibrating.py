@@ -27,10 +27,11 @@ from onnx_ei._sampling.source import run_tasks
 from onnx_ei.activations import NO_RANGE
 from onnx_ei.calibration import Calibration, Extent, Range, check_choice
 from onnx_ei.data import Feeds, samples_of
+from onnx_ei.devices import parse_device
 from onnx_ei.errors import ConstantLayerWarning, ModelError
 from onnx_ei.loading import Model
 from onnx_ei.quantiles import Sketch
-from onnx_ei.sessions import Session, parse_device
+from onnx_ei.sessions import Session
 from onnx_ei.topology import Layer, model_of
 
 __all__ = ["calibrate"]

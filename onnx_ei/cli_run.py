@@ -98,7 +98,8 @@ def _run(given: Namespace) -> None:
 def _run_one(model: str, given: Namespace) -> None:
     """Measure one model, to the terminal."""
     from onnx_ei.cli_inputs import open_model
-    from onnx_ei.sessions import check_device, parse_device
+    from onnx_ei.devices import parse_device
+    from onnx_ei.sessions import check_device
 
     names = measure_names(given.measures)
     options = measure_options(given)

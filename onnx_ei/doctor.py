@@ -9,7 +9,8 @@ from typing import Any
 
 from onnx_ei.devices import PROVIDERS, driver_version, gpu_names, processors
 from onnx_ei.errors import OnnxEiError
-from onnx_ei.sessions import check_device, installed_wheels, onnxruntime_module
+from onnx_ei.providers import installed_wheels, onnxruntime_module
+from onnx_ei.sessions import check_device
 
 __all__ = ["examine", "problems"]
 

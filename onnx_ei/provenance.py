@@ -25,7 +25,7 @@ from onnx_ei.calibration import CALIBRATED
 from onnx_ei.devices import PROVIDERS, device_name, parse_device, parse_devices
 from onnx_ei.errors import ModelError, closest
 from onnx_ei.measuring import measure_many
-from onnx_ei.sessions import installed_wheels
+from onnx_ei.providers import installed_wheels
 
 if TYPE_CHECKING:
     import networkx as nx

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from onnx_ei._graph.strands import strand_axes
+from onnx_ei.devices import parse_device
 from onnx_ei.errors import BackendError
 from onnx_ei.noise import CHUNK
 from onnx_ei.rows import shown_nodes
-from onnx_ei.sessions import BoundRun, Session, parse_device
+from onnx_ei.sessions import BoundRun, Session
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

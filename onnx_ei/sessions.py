@@ -1,4 +1,4 @@
-"""onnxruntime sessions: which wheel is there, which provider really runs, and one bound call.
+"""onnxruntime sessions: which provider really runs, and one bound call.
 
 Every session is made here, the same way for every device: single-threaded on the CPU (the work is
 spread over chunks, not inside an operator, so that no sum depends on the number of threads), no
@@ -7,21 +7,23 @@ spinning, TF32 off unless asked for, the provider checked after creation, inputs
 
 from __future__ import annotations
 
-import importlib.metadata
-import io
-import re
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import redirect_stdout
-from functools import cache
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from onnx_ei.devices import PROVIDERS, Device, driver_version, gpu_names, parse_device
-from onnx_ei.errors import BackendError, MissingDependencyError, ModelError
+from onnx_ei.devices import PROVIDERS, parse_device
+from onnx_ei.errors import BackendError, ModelError
+from onnx_ei.providers import (
+    first_line,
+    onnxruntime_module,
+    providers_for,
+    refusal,
+    why_not,
+)
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -31,60 +33,11 @@ __all__ = [
     "BoundRun",
     "Session",
     "check_device",
-    "installed_wheels",
-    "onnxruntime_module",
-    "parse_device",
 ]
 
-WHEELS = ("onnxruntime", "onnxruntime-gpu")
 # Weights above this many bytes reach onnxruntime as they lie in memory (or in the mapped file)
 # instead of being copied into a serialised model, which protobuf limits to 2 GB.
 EMBED_LIMIT = 1 << 16
-
-
-def installed_wheels() -> dict[str, str]:
-    """Return the onnxruntime wheels that are installed, with their versions.
-
-    Returns
-    -------
-    dict
-        Distribution name to version; both names at once is a broken installation, since the two
-        wheels overwrite each other's files.
-    """
-    found = {}
-    for name in WHEELS:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
-
-
-def onnxruntime_module() -> ModuleType:
-    """Import onnxruntime, or say in one line what is wrong with the installation.
-
-    Raises
-    ------
-    MissingDependencyError
-        If neither wheel is installed, or both are.
-    """
-    wheels = installed_wheels()
-    if len(wheels) > 1:
-        both = " and ".join(f"{name} {version}" for name, version in wheels.items())
-        raise MissingDependencyError(
-            f"{both} are both installed and overwrite each other; keep one: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then "
-            'pip install "onnx-ei[cpu]" or "onnx-ei[gpu]"'
-        )
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"onnxruntime cannot be imported ({error}); "
-            'install it with: pip install "onnx-ei[cpu]" (or "onnx-ei[gpu]" for CUDA)'
-        ) from error
-    module: ModuleType = onnxruntime
-    return module
 
 
 def check_device(device: object) -> None:
@@ -140,7 +93,7 @@ class Session:
     def __init__(self, model: ir.Model, device: object = "cpu") -> None:
         ort = onnxruntime_module()
         self.device = parse_device(device)
-        providers = _providers(ort, self.device)
+        providers = providers_for(ort, self.device)
         options = _options(ort)
         data, self._weights = _serialise(ort, model)
         if self._weights:
@@ -149,16 +102,17 @@ class Session:
             # onnxruntime warns and goes on without a provider that it lacks; here that is an error
             warnings.simplefilter("ignore", UserWarning)
             try:
-                self._session = ort.InferenceSession(data, options, providers=providers)
+                # without its fallback, which goes on without CUDA and prints a banner
+                self._session = ort.InferenceSession(
+                    data, options, providers=providers, enable_fallback=0
+                )
             except Exception as error:  # onnxruntime's exceptions share no base of their own
-                raise BackendError(
-                    f"onnxruntime refuses the model: {_first_line(error)}"
-                ) from error
+                raise BackendError(refusal(ort, self.device, error)) from error
         self.provider = str(self._session.get_providers()[0])
         if self.provider != PROVIDERS[self.device.kind]:
             raise BackendError(
                 f"device {str(self.device)!r} was asked for, but the session runs on "
-                f"{self.provider}; {_why_not(ort, self.device)}"
+                f"{self.provider}; {why_not(ort, self.device)}"
             )
         self.place = (self.device.kind, self.device.number)
         self._bindable = {v.name for v in self._session.get_outputs() if v.type in _BINDABLE}
@@ -222,7 +176,7 @@ class Session:
             self._session.run_with_iobinding(binding)
             return list(binding.copy_outputs_to_cpu())
         except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
+            raise BackendError(f"onnxruntime failed: {first_line(error)}") from error
 
     def bound(self, name: str, feed: NDArray[Any], output: str) -> tuple[BoundRun, NDArray[Any]]:
         """Run once; return a function of arrays like this one, whose result has a buffer.
@@ -316,7 +270,7 @@ class BoundRun:
             self._session._session.run_with_iobinding(self._binding)
             found: NDArray[Any] = self._out.numpy()
         except Exception as error:  # onnxruntime's exceptions share no base of their own
-            raise BackendError(f"onnxruntime failed: {_first_line(error)}") from error
+            raise BackendError(f"onnxruntime failed: {first_line(error)}") from error
         return found
 
 
@@ -329,63 +283,6 @@ _BINDABLE = frozenset(
         "uint8", "uint16", "uint32", "uint64",
     )
 )  # fmt: skip
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n", maxsplit=1)[0][:500]
-
-
-def _providers(ort: ModuleType, device: Device) -> list[Any]:
-    if device.kind == "cpu":
-        return [PROVIDERS["cpu"]]
-    wanted = PROVIDERS[device.kind]
-    if wanted not in ort.get_available_providers():
-        wheels = ", ".join(f"{n} {v}" for n, v in installed_wheels().items())
-        raise BackendError(
-            f"CUDA was asked for, but {wheels or 'onnxruntime'} as installed has no CUDA provider; "
-            'install "onnx-ei[gpu]" in place of "onnx-ei[cpu]", or use device=\'cpu\''
-        )
-    _preloaded(ort)
-    settings = {
-        "device_id": str(device.number),
-        # on by default since Ampere; 10 bits of mantissa move values across bins
-        "use_tf32": "1" if device.tf32 else "0",
-        "cudnn_conv_algo_search": "HEURISTIC",  # an exhaustive search makes two runs differ
-    }
-    return [(wanted, settings), PROVIDERS["cpu"]]
-
-
-@cache
-def _preloaded(ort: ModuleType) -> str:
-    """Load NVIDIA's libraries from their wheels, once; name those that could not be loaded."""
-    # From 1.31 on each CUDA session warns that no plugin was registered for it, by the default
-    # logger, which no option of a session reaches.
-    ort.set_default_logger_severity(3)
-    said = io.StringIO()
-    if hasattr(ort, "preload_dlls"):
-        with redirect_stdout(said):  # it prints what fails, in the midst of a command's output
-            ort.preload_dlls()
-    return ", ".join(re.findall(r"^Failed to load ([^:]+):", said.getvalue(), re.MULTILINE))
-
-
-def _why_not(ort: ModuleType, device: Device) -> str:
-    """Say what CUDA lacks here, and what to do about it."""
-    built, driver, gpus = getattr(ort, "cuda_version", ""), driver_version(), gpu_names()
-    if driver is None:
-        why = "there is no NVIDIA driver, or it sees no GPU (in a container: docker run --gpus all)"
-    elif device.number >= len(gpus):
-        why = f"CUDA sees {len(gpus)} GPUs, from cuda:0 on: {', '.join(gpus)}"
-    elif built and _major(driver) < _major(built):
-        why = f"the driver runs CUDA {driver}, and this onnxruntime is built for CUDA {built}"
-    else:
-        why = f"this onnxruntime needs the libraries of CUDA {built or '(unknown)'} and cuDNN 9"
-    failed = _preloaded(ort)
-    missing = f" (cannot load {failed})" if failed else ""
-    return f"{why}{missing}; see docs/servers.md and onnx-ei doctor, or use device='cpu'"
-
-
-def _major(version: str) -> int:
-    return int(version.split(".")[0])
 
 
 def _options(ort: ModuleType) -> Any:

@@ -23,7 +23,7 @@ from conftest import REQUIRE_PEERS
 from numpy.typing import NDArray
 
 from onnx_ei.analysis import Analysis, Row, describe
-from onnx_ei.sessions import installed_wheels
+from onnx_ei.providers import installed_wheels
 from onnx_ei.topology import topology_of
 
 Array = NDArray[Any]

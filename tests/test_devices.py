@@ -28,6 +28,7 @@ from onnx_ei import (
     batch,
     devices,
     measure,
+    providers,
 )
 from onnx_ei import sessions as sessions_module
 from onnx_ei._batch.backends import Workers, threads_each
@@ -197,7 +198,9 @@ class _Unlucky:
     def SessionOptions(self) -> Any:
         return SimpleNamespace(add_session_config_entry=lambda *_: None)
 
-    def InferenceSession(self, data: bytes, options: Any, providers: list[Any]) -> Any:
+    def InferenceSession(
+        self, data: bytes, options: Any, providers: list[Any], enable_fallback: int
+    ) -> Any:
         return SimpleNamespace(get_providers=lambda: ["CPUExecutionProvider"])
 
 
@@ -219,8 +222,8 @@ def test_why_there_is_no_cuda_is_said(
 ) -> None:
     runtime = _Unlucky()
     monkeypatch.setattr(sessions_module, "onnxruntime_module", lambda: runtime)
-    monkeypatch.setattr(sessions_module, "driver_version", lambda: version)
-    monkeypatch.setattr(sessions_module, "gpu_names", lambda: gpus)
+    monkeypatch.setattr(providers, "driver_version", lambda: version)
+    monkeypatch.setattr(providers, "gpu_names", lambda: gpus)
     with pytest.raises(BackendError, match=why) as caught:
         Session(ir.from_proto(mlp()), "cuda:1")
     message = str(caught.value)

@@ -13,16 +13,11 @@ import pytest
 from graphs import make, mlp, node, noise
 from onnx import TensorProto, helper
 
-from onnx_ei import sessions
+from onnx_ei import providers, sessions
+from onnx_ei.devices import parse_device
 from onnx_ei.errors import BackendError, MissingDependencyError, ModelError
-from onnx_ei.sessions import (
-    EMBED_LIMIT,
-    Session,
-    check_device,
-    installed_wheels,
-    onnxruntime_module,
-    parse_device,
-)
+from onnx_ei.providers import installed_wheels, onnxruntime_module
+from onnx_ei.sessions import EMBED_LIMIT, Session, check_device
 from onnx_ei.topology import topology_of
 
 
@@ -70,6 +65,7 @@ class _Runtime:
     def __init__(self, known: list[str], used: list[str]) -> None:
         self._known, self._used = known, used
         self.preloaded = False
+        self.error = ""
         self.options: list[Any] = []
 
     def get_available_providers(self) -> list[str]:
@@ -87,8 +83,13 @@ class _Runtime:
         self.options.append(options)
         return options
 
-    def InferenceSession(self, data: bytes, options: Any, providers: list[Any]) -> Any:
+    def InferenceSession(
+        self, data: bytes, options: Any, providers: list[Any], enable_fallback: int
+    ) -> Any:
         self.providers = providers
+        if self.error:
+            raise RuntimeError(self.error)
+        assert enable_fallback == 0  # it goes on without CUDA, and prints a banner
         return SimpleNamespace(get_providers=lambda: self._used, get_outputs=list)
 
 
@@ -105,6 +106,34 @@ def test_cuda_that_falls_back_to_the_cpu_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(sessions, "onnxruntime_module", lambda: runtime)
     with pytest.raises(BackendError, match=r"'cuda:1' was asked for.*runs on CPUExecutionProv"):
         Session(ir.from_proto(mlp()), "cuda:1")
+
+
+@pytest.mark.parametrize(
+    ("gpus", "error", "said"),
+    [
+        (["H100"], "Parse Failed to parse provider option",
+         "device 'cuda:1' was asked for; CUDA sees 1 GPUs, from cuda:0 on: H100"),
+        (["H100"] * 2, "FAIL : Exception during initialization: /src/cuda_call.cc:154 std::cond<T> "
+         "CUDNN failure 1003: CUDNN_STATUS_ALLOC_FAILED ; GPU=1 ; hostname=h ; file=c.cc ; line=9",
+         "refuses the model on 'cuda:1': CUDNN failure 1003: CUDNN_STATUS_ALLOC_FAILED; a GPU "
+         "whose memory others have filled is one cause"),
+        (["H100"] * 2, "no such operator\nat all",
+         "refuses the model on 'cuda:1': no such operator$"),
+    ],
+)  # fmt: skip
+def test_what_cuda_refuses_is_said_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, gpus: list[str], error: str, said: str
+) -> None:
+    """The errors are onnxruntime-gpu's own, as an H100 gave them."""
+    runtime = _Runtime(["CUDAExecutionProvider"], [])
+    runtime.error = error
+    monkeypatch.setattr(sessions, "onnxruntime_module", lambda: runtime)
+    monkeypatch.setattr(providers, "gpu_names", lambda: gpus)
+    monkeypatch.setattr(providers, "driver_version", lambda: "13.0")
+    with pytest.raises(BackendError, match=said) as caught:
+        Session(ir.from_proto(mlp()), "cuda:1")
+    assert "\n" not in str(caught.value)
+    assert "hostname" not in str(caught.value)
 
 
 def test_cuda_is_asked_for_with_tf32_off(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,10 @@ from onnx_ei._graph.submodel import SubModel, build
 from onnx_ei._graph.widening import widen
 from onnx_ei._graph.windows import dims_of
 from onnx_ei.activations import Activation, Override, resolve_activation
+from onnx_ei.devices import parse_device
 from onnx_ei.errors import UnsupportedModelError
 from onnx_ei.runtime import runner
-from onnx_ei.sessions import Session, parse_device
+from onnx_ei.sessions import Session
 from onnx_ei.span import WIDENED, Span, span_of
 from onnx_ei.topology import Layer, layer_of, model_of
 

@@ -22,8 +22,8 @@ from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import Progress
 from onnx_ei._sampling.stopping import Estimate
 from onnx_ei.binning import Binning
+from onnx_ei.devices import parse_device
 from onnx_ei.errors import UnsupportedModelError
-from onnx_ei.sessions import parse_device
 from onnx_ei.span import Span
 
 __all__ = ["TERMS", "Exact", "exact_of"]
