@@ -137,8 +137,9 @@ def test_bin_outputs(dtype: Any, limits: tuple[float, float]) -> None:
     ends = rounded_ends(bins)
     x = np.random.default_rng(0).uniform(*ends[2:, 0], (300, 2)).astype(dtype)
     near = np.array([*ends[:, 0], np.nan, np.inf, -np.inf], dtype)
-    steps = [near, np.nextafter(near, dtype(9e9)), np.nextafter(near, dtype(-9e9))]
-    x[: 3 * near.size] = np.concatenate(steps)[:, None]
+    finite = near[:4]
+    steps = [near, np.nextafter(finite, dtype(9e9)), np.nextafter(finite, dtype(-9e9))]
+    x[: near.size + 8] = np.concatenate(steps)[:, None]
     out = np.full((2, 310), 7, np.uint16)
     assert_same(sweep._bin_outputs, naive.bin_outputs, x, ends, bins.n_bins, 10, out)
     sweep._bin_outputs(x, ends, bins.n_bins, 10, out)
