@@ -127,9 +127,13 @@ class Influence:
         first_order``. Terms share samples, so their own variances must not be added. To it comes
         ``extrapolation``.
         """
+        return self.error_of(float(self.values.var(ddof=1)) if self.values.size > 1 else 0.0)
+
+    def error_of(self, scatter: float) -> float:
+        """Return ``stderr`` where the variance of ``values`` is known."""
         if self.values.size < 2:
             return 0.0
-        spread = float(self.values.var(ddof=1)) * self._factor**2
+        spread = scatter * self._factor**2
         if not self.first_order:
             spread = self.variance
         return math.hypot(math.sqrt(spread / self.n_samples), self.extrapolation)

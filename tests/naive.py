@@ -150,9 +150,9 @@ def weigh_cells(
 
 
 def look_up(
-    places: Array, weight: float, null: Array, rows: Array, shares: Array, moments: Array
+    places: Array, weights: Array, null: Array, rows: Array, shares: Array, moments: Array
 ) -> None:
-    for i, place in enumerate(places.tolist()):
+    for i, (place, weight) in enumerate(zip(places.tolist(), weights.tolist(), strict=True)):
         at = min(max((place + 40) * 16, 0), len(null) - 0.001)
         rows[i], shares[i] = math.floor(at), at - math.floor(at)
         moments += weight * (null[rows[i], :8] + shares[i] * null[rows[i], 8:])
@@ -163,7 +163,8 @@ def sum_null(n_x: Array, n_y: Array, tables: Array, null: Array, moments: Array)
     moments[:] = 0
     cells = [(a * b / sum(x), 1) for a, b in itertools.product(x, y)]
     for mean, sign in [*cells, *((n, -1) for n in x + y), (sum(x), 1)]:
-        look_up(np.array([math.log2(mean)]), sign, null, np.empty(1, int), np.empty(1), moments)
+        one, of = np.array([math.log2(mean)]), np.array([sign])
+        look_up(one, of, null, np.empty(1, int), np.empty(1), moments)
 
 
 def unseen_nats(cells: Array, n: float, out: Array) -> None:
@@ -710,13 +711,36 @@ def bin_rounded(
     bin_values(moved, lower, upper, n_bins, out, np.zeros(n_bins.size, np.int64))
 
 
-def count_cells(rows: Array, y: Array, slab: Array, hits: Array) -> None:
-    cells = (rows.astype(int) + y.astype(int)).tolist()
-    first = {cell: s for s, cell in reversed(list(enumerate(cells)))}
-    for cell, count in Counter(cells).items():
+def rounded_codes(column: Array, ends: tuple[float, ...], bins: float, codes: Array) -> None:
+    low, high, least, most = ends
+    for i, value in enumerate(column.astype(np.float64).tolist()):
+        codes[i] = int(bins)
+        if least <= value <= most:
+            code = math.floor((min(max(value, low), high) - low) * bins / (high - low))
+            codes[i] = min(code, int(bins) - 1)
+
+
+def bin_outputs(x: Array, ends: Array, n_bins: Array, first: int, out: Array) -> None:
+    codes = np.empty(len(x), np.int32)
+    for u, limits in enumerate(ends.T.tolist()):
+        rounded_codes(x[:, u], tuple(limits), float(n_bins[u]), codes)
+        out[u, first : first + len(x)] = codes
+
+
+def in_one_bin(y: Array, least: int, found: Array) -> None:
+    found[0] = len(set(y.tolist())) == 1
+
+
+def find_cells(rows: Array, y: Array, cells: Array) -> None:
+    cells[:] = [int(row) + int(code) for row, code in zip(rows, y, strict=True)]
+
+
+def count_cells(cells: Array, slab: Array, hits: Array) -> None:
+    first = {cell: s for s, cell in reversed(list(enumerate(cells.tolist())))}
+    for cell, count in Counter(cells.tolist()).items():
         slab[cell] = count
     hits[: len(first)] = sorted(first.values())
-    if first[cells[-1]] != len(cells) - 1:
+    if first[int(cells[-1])] != len(cells) - 1:
         hits[len(first)] = len(cells) - 1  # noted, and not counted
     hits[len(cells)] = len(first)
 
@@ -748,8 +772,12 @@ def weigh_hits(
         weights[pair] = found[pair[::-1]]
 
 
-def add_influences(rows: Array, y: Array, weights: Array, scale: float, influence: Array) -> None:
-    add_influence(y, rows, weights.copy(), scale, influence)
+def add_influences(
+    cells: Array, hits: Array, weights: Array, scale: float, influence: Array
+) -> None:
+    for cell in {int(cells[s]) for s in hits[: int(hits[-1])]}:
+        weights[cell] = math.floor(float(weights[cell]) * scale * 2**20 + 0.5) / 2**20
+    influence += weights[cells[: influence.size]]
 
 
 def sweep(

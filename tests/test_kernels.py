@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from onnx_ei import _kernels
-from onnx_ei._kernels import binning, noise, pairwise, rare, units, vector
+from onnx_ei._kernels import binning, judging, noise, pairwise, rare, units, vector
 from onnx_ei._kernels._jit import Array
 from onnx_ei.estimators import ESTIMATORS, estimator_rule
 from onnx_ei.histogram import _layout
@@ -248,11 +248,11 @@ class TestPairwise:
         assert_same(pairwise._sum_cells, naive.sum_cells, slab, tables, n_x, n_y, sums)
         naive.sum_cells(slab, tables, n_x, n_y, sums)
         totals, margins = np.zeros(11), (n_x, n_y, tables)
-        assert_same(pairwise._sum_margins, naive.sum_margins, *margins, sums, totals)
+        assert_same(judging._sum_margins, naive.sum_margins, *margins, sums, totals)
         naive.sum_margins(*margins, sums, totals)
         for tail in (totals[2], -1.0):
             totals[2] = tail
-            assert_same(pairwise._extrapolate, naive.extrapolate, totals)
+            assert_same(judging._extrapolate, naive.extrapolate, totals)
         weights = np.full(slab.shape, np.nan)
         head = (slab, tables, 0.3)
         arguments = (*head, n_x, n_y, weights, sums)
@@ -260,21 +260,21 @@ class TestPairwise:
         if null.size:
             for place in (-50.0, -3.3, 0.0, 7.97, 40.0):
                 scratch = np.zeros(2, np.int64), np.zeros(2)
-                looked_up = (np.array([place, 1.0]), -2.0, null, *scratch, np.ones(8))
-                assert_same(pairwise._look_up, naive.look_up, *looked_up)
+                looked_up = (np.array([place, 1.0]), np.array([-2.0, 1.5]), null)
+                assert_same(judging._look_up, naive.look_up, *looked_up, *scratch, np.ones(8))
             moments = np.zeros(8)
-            assert_same(pairwise._sum_null, naive.sum_null, *margins, null, moments)
+            assert_same(judging._sum_null, naive.sum_null, *margins, null, moments)
             naive.sum_null(*margins, null, moments)
             totals[8:] = 0.3, 100.0, 5000.0
-            assert_same(pairwise._judge, naive.judge, totals, moments, np.zeros(5))
+            assert_same(judging._judge, naive.judge, totals, moments, np.zeros(5))
             few = np.array([2.0, 0.0, 0.0, 0.0, 0.0, 4.0, 2.0, 4.0, 0.0, 0.0, 0.0])
-            assert_same(pairwise._judge, naive.judge, few, moments, np.zeros(5))
+            assert_same(judging._judge, naive.judge, few, moments, np.zeros(5))
             for tested in (False, True):
                 rule = estimator_rule(estimator, int(slab.sum()))
                 arguments = (slab, rule, n_x, n_y, totals, tested, np.zeros(8))
-                assert_same(pairwise._conclude, naive.conclude, *arguments)
+                assert_same(judging._conclude, naive.conclude, *arguments)
         for which in (1, 2):
-            pairs = run_both(pairwise._add_rare, naive.add_rare, slab, n_x, n_y, which, totals)
+            pairs = run_both(judging._add_rare, naive.add_rare, slab, n_x, n_y, which, totals)
             np.testing.assert_allclose(*pairs[-1], rtol=1e-7)
 
     @pytest.mark.parametrize("estimator", ESTIMATORS)

@@ -9,8 +9,11 @@ import numpy as np
 import pytest
 from test_kernels import PAIRS, assert_same, random_codes, run_both
 
-from onnx_ei._kernels import binning, pairwise, sweep
+from onnx_ei._kernels import binning, judging, sweep
 from onnx_ei._kernels._jit import Array
+from onnx_ei._sampling.passes import rounded_ends
+from onnx_ei._sampling.source import binned_outputs
+from onnx_ei.binning import Binning
 from onnx_ei.estimators import ESTIMATORS, estimator_rule
 from onnx_ei.information import pairwise_information
 
@@ -71,11 +74,14 @@ def counted(x_bins: int = 5, y_bins: int = 7, n: int = 200) -> dict[str, Any]:
     x[::17] = x_bins
     rows = x.astype(np.uint32) * np.uint32(y_bins + 1)
     slab, hits = np.zeros((x_bins + 1) * (y_bins + 1), np.uint32), np.zeros(n + 1, np.uint32)
-    sweep._count_cells(rows, y[1], slab, hits)
+    cells = np.empty(n, np.uint32)
+    sweep._find_cells(rows, y[1], cells)
+    sweep._count_cells(cells, slab, hits)
     weights = np.full((x_bins + 1, y_bins + 1), 9.0)
     return {
-        "x": x, "y": y[1], "rows": rows, "slab": slab.reshape(weights.shape), "hits": hits,
-        "weights": weights, "tables": estimator_rule("coverage-jackknife", n)[0],
+        "x": x, "y": y[1], "rows": rows, "cells": cells, "hits": hits,
+        "slab": slab.reshape(weights.shape), "weights": weights,
+        "tables": estimator_rule("coverage-jackknife", n)[0],
         "n_x": np.empty(x_bins, np.int64), "n_y": np.empty(y_bins, np.int64),
         "sums": np.zeros((5, x_bins)),
     }  # fmt: skip
@@ -85,7 +91,8 @@ def counted(x_bins: int = 5, y_bins: int = 7, n: int = 200) -> dict[str, Any]:
 def test_count_cells(n: int) -> None:
     c = counted(n=n)
     empty, hits = np.zeros(c["slab"].size, np.uint32), np.zeros(n + 1, np.uint32)
-    assert_same(sweep._count_cells, naive.count_cells, c["rows"], c["y"], empty, hits)
+    assert_same(sweep._find_cells, naive.find_cells, c["rows"], c["y"], np.zeros(n, np.uint32))
+    assert_same(sweep._count_cells, naive.count_cells, c["cells"], empty, hits)
 
 
 def test_sum_and_weigh_hits() -> None:
@@ -94,7 +101,7 @@ def test_sum_and_weigh_hits() -> None:
     given = (c["x"], c["y"], c["hits"], c["slab"], c["tables"], *margins, c["sums"])
     assert_same(sweep._sum_hits, naive.sum_hits, *given)
     sweep._sum_hits(*given)
-    pairwise._sum_margins(*margins, c["tables"], c["sums"], totals)
+    judging._sum_margins(*margins, c["tables"], c["sums"], totals)
     totals[8] = 0.4
     ends = (c["x"], c["y"])
     arguments = (ends, c["hits"], c["slab"], c["tables"], *margins, totals, c["weights"])
@@ -106,9 +113,8 @@ def test_sum_and_weigh_hits() -> None:
 def test_add_influences() -> None:
     c = counted()
     weights = np.random.default_rng(2).normal(size=c["weights"].size)
-    assert_same(
-        sweep._add_influences, naive.add_influences, c["rows"], c["y"], weights, 1.3, np.zeros(9)
-    )
+    given = (c["cells"], c["hits"], weights, 1.3, np.zeros(9))
+    assert_same(sweep._add_influences, naive.add_influences, *given)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -121,3 +127,41 @@ def test_bin_rounded(dtype: Any) -> None:
     assert_same(binning._bin_rounded, naive.bin_rounded, *arguments)
     binning._bin_rounded(*arguments)
     assert arguments[-1][:, :6].tolist() == [[3, 3, 4, 0, 0, 4], [299, 300, 300, 0, 300, 300]]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.1, 0.7), (-3.0, 1e6)])
+def test_bin_outputs(dtype: Any, limits: tuple[float, float]) -> None:
+    """As ``_bin_rounded`` bins, at the last values that rounding explains and the next ones too."""
+    bins = Binning(lower=np.repeat(limits[0], 2), upper=np.repeat(limits[1], 2), n_bins=[4, 300])
+    ends = rounded_ends(bins)
+    x = np.random.default_rng(0).uniform(*ends[2:, 0], (300, 2)).astype(dtype)
+    near = np.array([*ends[:, 0], np.nan, np.inf, -np.inf], dtype)
+    finite = near[:4]
+    steps = [near, np.nextafter(finite, dtype(9e9)), np.nextafter(finite, dtype(-9e9))]
+    x[: near.size + 8] = np.concatenate(steps)[:, None]
+    out = np.full((2, 310), 7, np.uint16)
+    assert_same(sweep._bin_outputs, naive.bin_outputs, x, ends, bins.n_bins, 10, out)
+    sweep._bin_outputs(x, ends, bins.n_bins, 10, out)
+    np.testing.assert_array_equal(out[:, 10:], binned_outputs(x, bins))
+    assert (out[:, :10] == 7).all()
+
+
+@pytest.mark.parametrize("at", [None, 0, 1, 150, 299])
+def test_in_one_bin(at: int | None) -> None:
+    y = np.full(300, 3, np.uint8)
+    if at is not None:
+        y[at] = 4
+    found = np.zeros(1, np.bool_)
+    assert_same(sweep._in_one_bin, naive.in_one_bin, y, 128, found)
+    sweep._in_one_bin(y, 128, found)
+    assert found[0] == (at is None)
+
+
+@pytest.mark.parametrize("code", [2, 3])
+def test_an_output_in_one_bin_tells_nothing(code: int) -> None:
+    x, y = np.arange(8, dtype=np.uint8) % 5, np.full((1, 8), code, np.uint8)
+    results = (np.ones((2, 1)), np.ones(1, np.int64), np.zeros(8), np.zeros(3))
+    sweep._sweep(x, y, (4, np.array([3])), estimator_rule("coverage-jackknife", 8), *results)
+    assert not results[0].any()
+    assert results[1].tolist() == [7 if code < 3 else 0]

@@ -32,6 +32,7 @@ __all__ = [
     "check_histogram",
     "output_binning",
     "part",
+    "rounding",
     "run_tasks",
     "slices",
 ]
@@ -388,13 +389,19 @@ def binned_outputs(y: NDArray[np.float32], binning: Binning) -> NDArray[Any]:
     >>> binned_outputs(y, Binning.uniform(1, (-1, 1), 2)).tolist()
     [[1, 2]]
     """
-    ends = np.maximum(np.abs(binning.lower), np.abs(binning.upper)).astype(np.float32)
-    slack = ROUNDING * np.spacing(ends).astype(np.float64)
+    slack = rounding(binning)
     codes = np.empty((y.shape[1], y.shape[0]), binning.code_dtype)
     # One compiled version for each of float32 and float64, as in bin_values.
     values = np.ascontiguousarray(y, np.float32 if y.dtype == np.float32 else np.float64)
     _bin_rounded(values, binning.lower, binning.upper, slack, binning.n_bins, codes)
     return codes
+
+
+def rounding(binning: Binning) -> FloatArray:
+    """Return how far past an end of its range each unit's values may be by rounding alone."""
+    ends = np.maximum(np.abs(binning.lower), np.abs(binning.upper)).astype(np.float32)
+    slack: FloatArray = ROUNDING * np.spacing(ends).astype(np.float64)
+    return slack
 
 
 def part(binning: Binning, units: slice) -> Binning:

@@ -1,7 +1,8 @@
 """Sensitivity's sampling: one input uniform at a time, the others at 0.
 
 Noise is drawn once a chunk for all inputs, and held for a tile of them. Then, some inputs at a
-time, the span runs and its outputs are binned, and pairs are counted: each a task in the pool of
+time, the span runs and its outputs are binned, and pairs are counted: all of it by one thread where
+samples are few and inputs many, so that codes stay in its cache, else each a task in the pool of
 threads, which writes to a place of its own. Inputs of different strands share a run.
 """
 
@@ -9,14 +10,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
-from itertools import pairwise, product
-from typing import Any, NamedTuple, TypeAlias
+from itertools import product
+from threading import Lock
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from onnx_ei._kernels.sweep import _sweep
+from onnx_ei._kernels.sweep import _bin_outputs, _sweep
+from onnx_ei._sampling.passes import RESULT_BYTES, Column, Noise, Rows, Tile
 from onnx_ei._sampling.progress import SILENT, Progress
 from onnx_ei._sampling.source import (
     Source,
@@ -24,7 +27,6 @@ from onnx_ei._sampling.source import (
     binned_outputs,
     check_histogram,
     output_binning,
-    part,
     run_tasks,
     slices,
 )
@@ -39,38 +41,12 @@ __all__ = ["SweepInformation", "SweepSampler"]
 FloatArray: TypeAlias = NDArray[np.float64]
 TASK_PASSES = 16
 """Passes of one chunk that one task runs at most."""
+TASK_SAMPLES = TASK_PASSES * CHUNK
+"""Samples of one pass, and of all, that one task runs and counts: of more, threads share a pass."""
+NEAR_PASSES = 4
+"""Passes that one thread runs before it counts them: what it counts is still in its L2 cache."""
 BATCH = 1 << 25
 """Bytes of codes and results between running and counting: more would leave the cache for good."""
-RESULT_BYTES = 24
-"""Bytes of a pair's result: an estimate, its error, the samples kept."""
-
-
-class _Noise(NamedTuple):
-    """The values that some passes' inputs take: (passes, strands, n), and their codes."""
-
-    values: NDArray[np.float32]
-    codes: NDArray[Any]
-
-
-class _Rows(NamedTuple):
-    """Results: (2, passes, strands, outputs) and (passes, strands, outputs), as in ``Swept``.
-
-    Influence is (passes, strands, cuts, samples) and spread (passes, strands, cuts, 3), as in
-    ``pairwise_information``: a task adds to a cut of its own.
-    """
-
-    bits: FloatArray
-    kept: NDArray[np.int64]
-    influence: FloatArray
-    spread: FloatArray
-
-
-class _Tile(NamedTuple):
-    """How many passes have their noise held, how many their codes, of how many outputs."""
-
-    drawn: int
-    batch: int
-    outputs: int
 
 
 class SweepSampler:
@@ -130,14 +106,48 @@ class SweepSampler:
         source, chosen = self._source, self._passes[some]
         self._rule = estimator_rule(source.parameters.estimator, n)
         tile = self._tile(n)
-        columns = slices(source.n_outputs, tile.outputs)
+        cut = slices(source.n_outputs, tile.outputs)
+        columns = [Column.of(self._out_binning(), self._strands, outputs) for outputs in cut]
         self._progress.plan(n * len(chosen) * len(columns))
         for drawn in slices(len(chosen), tile.drawn):
             passes = chosen[drawn]
             noise = self._drawn(n, passes)
+            size = self._alone(n, len(passes), tile.batch)
+            if size:
+                self._share_out(noise, passes, columns, size, add)
+                continue
             for at in slices(len(passes), tile.batch):
-                batch = _Noise(noise.values[at], noise.codes[at])
-                self._measure(batch, passes[at], columns, add)
+                self._measure(noise.some(at), passes[at], columns, add)
+
+    def _alone(self, n: int, n_passes: int, batch: int) -> int:
+        """Return how many passes one thread takes by itself; 0 where threads share each."""
+        workers = self._workers
+        if n > TASK_SAMPLES or n_passes < 4 * workers or batch < workers:
+            return 0
+        most = min(TASK_SAMPLES // n, TASK_PASSES, n_passes // (4 * workers), batch // workers)
+        return max(1, most)
+
+    def _share_out(
+        self,
+        noise: Noise,
+        passes: NDArray[np.int64],
+        columns: list[Column],
+        size: int,
+        add: Callable[..., None],
+    ) -> None:
+        """Measure passes, ``size`` of them on one thread."""
+        lock = Lock()
+
+        def add_alone(*rows: NDArray[Any]) -> None:
+            with lock:
+                add(*rows)
+
+        def task(at: slice) -> int:
+            self._measure(noise.some(at), passes[at], columns, add_alone, alone=True)
+            return int(noise.values.shape[-1] * len(passes[at]) * len(columns))
+
+        tasks = (partial(task, at) for at in slices(len(passes), size))
+        run_tasks(tasks, self._workers, self._progress)
 
     @cached_property
     def _strands(self) -> Strands:
@@ -147,7 +157,7 @@ class SweepSampler:
     def _passes(self) -> NDArray[np.int64]:
         return self._strands.passes()
 
-    def _tile(self, n: int) -> _Tile:
+    def _tile(self, n: int) -> Tile:
         """Cut the work: a quarter of the memory for noise, half of it for codes and results."""
         memory, source = self._source.parameters.memory, self._source
         n_passes, n_strands = self._passes.shape
@@ -157,9 +167,9 @@ class SweepSampler:
         results = RESULT_BYTES * source.n_outputs + 8 * min(n, INFLUENCES)
         each = column * outputs + results * n_strands
         batch = min(memory // 2, max(BATCH, 2 * self._workers * each)) // each
-        return _Tile(max(1, min(drawn, n_passes)), max(1, batch), outputs)
+        return Tile(max(1, min(drawn, n_passes)), max(1, batch), outputs)
 
-    def _drawn(self, n: int, passes: NDArray[np.int64]) -> _Noise:
+    def _drawn(self, n: int, passes: NDArray[np.int64]) -> Noise:
         """Draw the values of some inputs: a chunk comes for all inputs, and is drawn once."""
         inputs = np.maximum(passes.ravel(), 0)  # of a strand that has no more, any
         every = slice(int(inputs[0]), int(inputs[-1]) + 1)
@@ -179,32 +189,38 @@ class SweepSampler:
             return 0
 
         chunks = range(-(-n // CHUNK))
-        run_tasks((partial(task, chunk) for chunk in chunks), self._workers, SILENT)
-        return _Noise(values.reshape(*passes.shape, n), codes.reshape(*passes.shape, n))
+        workers = min(self._workers, len(chunks))
+        run_tasks((partial(task, chunk) for chunk in chunks), workers, SILENT)
+        return Noise(values.reshape(*passes.shape, n), codes.reshape(*passes.shape, n))
 
     def _measure(
         self,
-        noise: _Noise,
+        noise: Noise,
         passes: NDArray[np.int64],
-        columns: list[slice],
+        columns: list[Column],
         add: Callable[..., None],
+        *,
+        alone: bool = False,
     ) -> None:
-        """Run some passes, and count the pairs of their inputs and every output."""
-        n, shape = noise.values.shape[-1], (*passes.shape, self._source.n_outputs)
-        rows = _Rows(
-            bits=np.zeros((2, *shape)),
-            kept=np.zeros(shape, np.int64),
-            influence=np.zeros((*passes.shape, len(self._cuts(passes)), min(n, INFLUENCES))),
-            spread=np.zeros((*passes.shape, len(self._cuts(passes)), 3)),
-        )
+        """Run some passes, and count the pairs of their inputs and every output.
+
+        Alone, on the calling thread, a few passes are counted before the next ones run.
+        """
+        n, at_once = noise.values.shape[-1], min(NEAR_PASSES, len(passes)) if alone else len(passes)
+        workers = 1 if alone else self._workers
+        # Into how many tasks one pass's counting is cut: where passes are few, more.
+        cuts = 1 if alone or len(passes) >= 4 * workers else 4 * workers
+        rows = Rows.empty((*passes.shape, self._source.n_outputs), cuts, min(n, INFLUENCES))
         if passes.shape[1] > 1:
             # An input's own outputs are counted below.
             rows.kept[:] = n * self._resting()
-        for outputs in columns:
-            bins = part(self._out_binning(), outputs)
-            y = np.empty((len(passes), bins.n_units, n), bins.code_dtype)
-            self._run(noise, passes, y, outputs)
-            self._count(noise, passes, y, outputs, rows)
+        x = self._idle() if alone else None
+        for column in columns:
+            y = np.empty((at_once, column.bins.n_units, n), column.bins.code_dtype)
+            for at in slices(len(passes), at_once):
+                part = (noise.some(at), passes[at], y, column)
+                self._run(*part, workers, x)
+                self._count(*part, workers, rows.some(at))
         inputs = passes.ravel()
         real = inputs >= 0
         add(
@@ -216,73 +232,94 @@ class SweepSampler:
         )
 
     def _run(
-        self, noise: _Noise, passes: NDArray[np.int64], y: NDArray[Any], outputs: slice
+        self,
+        noise: Noise,
+        passes: NDArray[np.int64],
+        y: NDArray[Any],
+        column: Column,
+        workers: int,
+        x: NDArray[np.float32] | None,
     ) -> None:
-        """Fill the codes (passes, outputs, n)."""
-        n, bins = y.shape[-1], part(self._out_binning(), outputs)
+        """Fill the codes (passes, outputs, n); ``x`` are zeros to run, of one thread alone."""
+        n = y.shape[-1]
 
         def task(chunk: int, block: slice) -> int:
             at = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
             values = noise.values[block, :, at]
-            for p, rows, made in self._swept(passes[block], values):
-                place = slice(at.start + rows.start, at.start + rows.stop)
-                y[block.start + p, :, place] = binned_outputs(made[:, outputs], bins)
+            zeros = self._idle() if x is None else x
+            for p, rows, made in self._swept(passes[block], values, zeros):
+                _bin_outputs(
+                    np.ascontiguousarray(made[:, column.outputs]),
+                    column.ends,
+                    column.bins.n_bins,
+                    at.start + rows.start,
+                    y[block.start + p],
+                )
             return int(at.stop - at.start) * len(values)
 
         n_chunks = -(-n // CHUNK)
-        size = min(TASK_PASSES, max(1, len(passes) * n_chunks // (4 * self._workers)))
+        size = TASK_PASSES
+        if x is None:
+            size = min(size, max(1, len(passes) * n_chunks // (4 * workers)))
         cut = product(range(n_chunks), slices(len(passes), size))
-        run_tasks((partial(task, *piece) for piece in cut), self._workers, self._progress)
+        progress = self._progress if x is None else SILENT
+        run_tasks((partial(task, *piece) for piece in cut), workers, progress)
+
+    def _idle(self) -> NDArray[np.float32]:
+        """Return inputs at rest for one run of the model."""
+        return np.zeros((self._source.rows, self._source.n_inputs), np.float32)
 
     def _swept(
-        self, passes: NDArray[np.int64], values: NDArray[np.float32]
+        self, passes: NDArray[np.int64], values: NDArray[np.float32], x: NDArray[np.float32]
     ) -> Iterator[tuple[int, slice, NDArray[np.float32]]]:
-        """Yield the outputs while one pass's inputs after another's take their values, else 0."""
-        n = values.shape[-1]
-        size = self._source.rows
-        x = np.zeros((min(size, n), self._source.n_inputs), np.float32)
+        """Yield the outputs while one pass's inputs after another's take their values, else 0.
+
+        Whole batches are run, since the runner would copy a part of one to fill it up: the samples
+        that fill it are of an earlier part, or of this one.
+        """
+        n, size = values.shape[-1], len(x)
         for p, inputs in enumerate(passes):
             real = inputs >= 0
             driven: Any = int(inputs[0]) if real.size == 1 else inputs[real]
             taken = values[p, 0] if real.size == 1 else values[p, real].T
             for rows in slices(n, size):
-                part_ = x[: rows.stop - rows.start]
-                part_[:, driven] = taken[rows]
-                yield p, rows, self._source.run(part_)
+                count = rows.stop - rows.start
+                x[:count, driven] = taken[rows]
+                if rows.start == 0:
+                    x[count:, driven] = taken[0]
+                yield p, rows, self._source.run(x)[:count]
             x[:, driven] = 0.0
 
     def _count(
         self,
-        noise: _Noise,
+        noise: Noise,
         passes: NDArray[np.int64],
         y: NDArray[Any],
-        outputs: slice,
-        rows: _Rows,
+        column: Column,
+        workers: int,
+        rows: Rows,
     ) -> None:
         """Count the pairs of each input and the outputs of its strand."""
-        n_bins = self._out_binning().n_bins[outputs]
-        own = self._own(outputs)
 
         def task(p: int, cut: int, of: int) -> int:
             for strand in np.flatnonzero(passes[p] >= 0):
-                mine = own[strand]
+                mine = column.own[strand]
                 some = mine[len(mine) * cut // of : len(mine) * (cut + 1) // of]
                 if not some.size:
                     continue
-                # without the copy that fancy indexing makes
-                near = slice(some[0], some[-1] + 1) if some[-1] - some[0] + 1 == some.size else some
+                near, place = _run_of(some, 0), _run_of(some, column.outputs.start)
                 bits, kept = np.empty((2, some.size)), np.empty(some.size, np.int64)
                 at = (p, strand, cut)
-                bins = (self._source.parameters.in_bins, n_bins[near])
+                bins = (self._source.parameters.in_bins, column.bins.n_bins[near])
                 added = (rows.influence[at], rows.spread[at])
                 _sweep(noise.codes[p, strand], y[p, near], bins, self._rule, bits, kept, *added)
-                rows.bits[:, p, strand, outputs.start + some] = bits
-                rows.kept[p, strand, outputs.start + some] = kept
+                rows.bits[:, p, strand, place] = bits
+                rows.kept[p, strand, place] = kept
             return 0
 
-        cuts = self._cuts(passes)
-        tasks = (partial(task, p, cut, len(cuts)) for p in range(len(passes)) for cut in cuts)
-        run_tasks(tasks, self._workers, SILENT)
+        cuts = rows.spread.shape[2]
+        tasks = (partial(task, p, cut, cuts) for p in range(len(passes)) for cut in range(cuts))
+        run_tasks(tasks, workers, SILENT)
 
     def _resting(self) -> NDArray[np.bool_]:
         """Say which outputs are in range where all inputs are 0, and tell nothing of an input."""
@@ -292,17 +329,6 @@ class SweepSampler:
     def _at_rest(self) -> NDArray[np.float32]:
         """Return the outputs where all inputs are 0."""
         return self._source.run(np.zeros((1, self._source.n_inputs), np.float32))
-
-    def _cuts(self, passes: NDArray[np.int64]) -> range:
-        """Return into how many tasks to cut one pass's counting: where passes are few, more."""
-        return range(1 if len(passes) >= 4 * self._workers else 4 * self._workers)
-
-    def _own(self, outputs: slice) -> list[NDArray[np.int64]]:
-        """Return the outputs of each strand, as places in a slice of all."""
-        strands = self._strands.of_outputs[outputs]
-        order = np.argsort(strands, kind="stable")
-        ends = np.searchsorted(strands[order], np.arange(self._passes.shape[1] + 1))
-        return [order[a:b] for a, b in pairwise(ends)]
 
     @property
     def _workers(self) -> int:
@@ -340,7 +366,7 @@ class SweepSampler:
 
         def task(block: slice) -> int:
             passes = self._passes[block]
-            for p, _, y in self._swept(passes, values):
+            for p, _, y in self._swept(passes, values, self._idle()):
                 _widen(y, low, high, block.start + p)
             return edges.size * len(passes)
 
@@ -352,6 +378,12 @@ class SweepSampler:
         lower, upper = float(low.min()), float(high.max())
         # Nothing finite: any range drops every sample, which is reported.
         return (lower, upper) if lower <= upper else (0.0, 0.0)
+
+
+def _run_of(some: NDArray[np.int64], first: int) -> Any:
+    """Return places, ``first`` further, as a slice where they are one: no copies are made then."""
+    begin, end = int(some[0]), int(some[-1]) + 1
+    return slice(first + begin, first + end) if end - begin == some.size else first + some
 
 
 def _widen(y: NDArray[np.float32], low: FloatArray, high: FloatArray, at: int) -> None:

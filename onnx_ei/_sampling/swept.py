@@ -141,9 +141,11 @@ class Swept:
             self._bits[:, inputs] = bits
         self._row_bits[inputs] = bits[0].sum(axis=1)
         self._kept += int(kept.sum())
+        # Their scatter at once: row by row it took a twentieth of a small layer's time.
+        scatter = influence.var(axis=1, ddof=1) if influence.shape[1] > 1 else np.zeros(len(inputs))
         self._stderr[inputs] = [
-            Influence.of(values, each, self._n_samples).stderr
-            for values, each in zip(influence, spread, strict=True)
+            Influence.of(values, each, self._n_samples).error_of(float(var))
+            for values, each, var in zip(influence, spread, scatter, strict=True)
         ]
 
     def freeze(self) -> SweepInformation:
