@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -75,9 +74,11 @@ class _Codes:
     def resize(self, n: int) -> None:
         self.x, self.y = _grown(self.x, n), _grown(self.y, n)
 
-    def put(self, at: slice, x: NDArray[Any], y: NDArray[Any]) -> None:
-        self.x[:, at] = x
-        self.y[:, at] = y
+    def put_inputs(self, at: slice, codes: NDArray[Any]) -> None:
+        self.x[:, at] = codes
+
+    def put_outputs(self, at: slice, codes: NDArray[Any]) -> None:
+        self.y[:, at] = codes
 
 
 class _Keys:
@@ -100,17 +101,23 @@ class _Keys:
         self._words, self._kept = _grown(self._words, n), _grown(self._kept, n)
         self._kept[:, old:] = True
 
-    def put(self, at: slice, x: NDArray[Any], y: NDArray[Any]) -> None:
-        for end, codes in enumerate((x, y)):
-            units = np.ascontiguousarray(codes[self._group[end]])
-            high, low = self._keys(end)
-            pack_keys(units, self._bins[end], high[at], low[at], self._kept[0, at])
-        self._out_units.add(np.ascontiguousarray(y[self._once[1]]), self._kept[0, at])
+    def put_inputs(self, at: slice, codes: NDArray[Any]) -> None:
+        self._pack(0, at, codes)
 
-    def vector(self, estimator: str) -> Vector:
+    def put_outputs(self, at: slice, codes: NDArray[Any]) -> None:
+        """Take outputs; the inputs of the same samples come before them."""
+        self._pack(1, at, codes)
+        self._out_units.add(np.ascontiguousarray(codes[self._once[1]]), self._kept[0, at])
+
+    def _pack(self, end: int, at: slice, codes: NDArray[Any]) -> None:
+        units = np.ascontiguousarray(codes[self._group[end]])
+        high, low = self._keys(end)
+        pack_keys(units, self._bins[end], high[at], low[at], self._kept[0, at])
+
+    def vector(self, estimator: str, threads: int = 1) -> Vector:
         ends = self._keys(0), self._keys(1)
         return Vector(
-            information=vector_information(*ends, self._kept[0], estimator),
+            information=vector_information(*ends, self._kept[0], estimator, threads=threads),
             in_bits=self._in_bits,
             out_bits=self._out_units.entropy_bound(),
         )
@@ -215,7 +222,7 @@ class JointSampler:
         """Return the information of some groups, at once where each does not use every thread."""
         estimator = self._source.parameters.estimator
         if len(groups) == 1 or self._n >= MANY_SAMPLES:
-            return [keys.vector(estimator) for keys in groups]
+            return [keys.vector(estimator, self._source.workers) for keys in groups]
         with ThreadPoolExecutor(self._source.workers) as pool:
             return list(pool.map(lambda keys: keys.vector(estimator), groups))
 
@@ -292,28 +299,40 @@ class JointSampler:
         in_bins = part(self._in, inputs)
         out_bins = None if outputs is None else part(self._out_binning(), outputs)
 
-        def visit(chunks: range, rows: int, made: tuple[int, NDArray[Any]] | None = None) -> None:
+        # A chunk that a stage cut is run again from its first row, so that a sample always has the
+        # same place in the runtime's batch.
+        def fresh(chunks: range) -> int:
+            return max(0, start - chunks.start * CHUNK)
+
+        def place(chunks: range, rows: int) -> slice:
             first = chunks.start * CHUNK
-            # A chunk that a stage cut is run again from its first row, so that a sample always
-            # has the same place in the runtime's batch.
-            fresh = max(0, start - first)
-            noise = self._source.noise(chunks)[:rows]
-            x = binned(noise[fresh:, inputs], in_bins)
-            y = np.empty((0, rows - fresh), np.uint8)
-            if made is not None:
-                y = made[1][:, first + fresh - made[0] : first + rows - made[0]]
-            elif outputs is not None and out_bins is not None:
-                y = binned_outputs(self._source.run(noise)[fresh:, outputs], out_bins)
+            return slice(first + fresh(chunks), first + rows)
+
+        def draw(chunks: range, rows: int) -> NDArray[np.float32]:
+            noise = self._source.drawn(chunks, rows)
+            x = binned(noise[fresh(chunks) :, inputs], in_bins)
             for store in stores:
-                store.put(slice(first + fresh, first + rows), x, y)
+                store.put_inputs(place(chunks, rows), x)
+            return noise
+
+        def run(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
+            if outputs is not None and out_bins is not None:
+                y = binned_outputs(self._source.run(noise)[fresh(chunks) :, outputs], out_bins)
+                for store in stores:
+                    store.put_outputs(place(chunks, rows), y)
 
         spread = self._source.spread
         if spread is None or outputs is None or out_bins is None:
-            self._source.each_block(start, self._n, visit, self._progress)
+            self._source.each_block(start, self._n, draw, run, self._progress)
             return
+
+        def take(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
+            samples = place(chunks, rows)
+            for store in stores:
+                store.put_outputs(samples, y[:, samples.start - at.start : samples.stop - at.start])
+
         for at, y in spread.codes(self._source, range(start, self._n), outputs, out_bins):
-            ready = partial(visit, made=(at.start, y))
-            self._source.each_block(at.start, at.stop, ready, self._progress)
+            self._source.each_block(at.start, at.stop, draw, take, self._progress)
 
     def _out_binning(self) -> Binning:
         """Return the output bins, decided once; dynamic ones from the first stage's samples."""
@@ -360,14 +379,14 @@ def ends_of(source: Source, samples: range, progress: Progress) -> tuple[FloatAr
     low = np.full((-(-samples.stop // CHUNK) - before, source.n_outputs), np.inf)
     high = -low
 
-    def visit(chunks: range, rows: int) -> None:
-        y = source.run(source.noise(chunks)[:rows]).astype(np.float64)
+    def visit(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
+        y = source.run(noise).astype(np.float64)
         finite = np.isfinite(y)
         at = chunks.start - before
         low[at] = np.min(y, axis=0, where=finite, initial=np.inf)
         high[at] = np.max(y, axis=0, where=finite, initial=-np.inf)
 
-    source.each_block(samples.start, samples.stop, visit, progress)
+    source.each_block(samples.start, samples.stop, source.drawn, visit, progress)
     return low.min(axis=0), high.max(axis=0)
 
 

@@ -325,14 +325,14 @@ def chunk_codes(portion: Portion, samples: range, units: slice, bins: Binning) -
     source = portion.source()
     codes = np.empty((bins.n_units, len(samples)), bins.code_dtype)
 
-    def visit(chunks: range, rows: int) -> None:
+    def visit(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
         first = chunks.start * CHUNK
         fresh = max(0, samples.start - first)
-        y = source.run(source.noise(chunks)[:rows])[fresh:, units]
+        y = source.run(noise)[fresh:, units]
         at = first + fresh - samples.start
         codes[:, at : at + len(y)] = binned_outputs(y, bins)
 
-    source.each_block(samples.start, samples.stop, visit, SILENT)
+    source.each_block(samples.start, samples.stop, source.drawn, visit, SILENT)
     return codes
 
 
@@ -379,11 +379,11 @@ def pair_tile(
         _DRAWN.clear()
         x = np.empty((in_bins.n_units, n), in_bins.code_dtype)
 
-        def visit(chunks: range, rows: int) -> None:
+        def visit(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
             at = slice(chunks.start * CHUNK, chunks.start * CHUNK + rows)
-            x[:, at] = binned(source.noise(chunks)[:rows, inputs], in_bins)
+            x[:, at] = binned(noise[:, inputs], in_bins)
 
-        source.each_block(0, n, visit, SILENT)
+        source.each_block(0, n, source.drawn, visit, SILENT)
         _DRAWN[key] = x
     return pairwise_information(
         _DRAWN[key],

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numba
 import numpy as np
@@ -32,11 +32,13 @@ __all__ = [
     "check_histogram",
     "output_binning",
     "part",
+    "run_ahead",
     "run_tasks",
     "slices",
 ]
 
 FloatArray: TypeAlias = NDArray[np.float64]
+_T = TypeVar("_T")
 ROUNDING = 4
 """Float32 steps past the end of a range that count as rounding; deep_ei allows 1e-6, 8 of them."""
 
@@ -48,9 +50,14 @@ NOISE_FLOATS = 1 << 20
 """Noise that is drawn at once, where a chunk of a wide layer would be a gigabyte."""
 BLOCK_FLOATS = 1 << 18
 """Floats at a span's ends of the chunks that are handled at once: 1 MB, which an L2 cache holds."""
-SHORT_SECONDS = 0.03
-"""Work that one thread does alone: the kernels of a narrow layer take less time than handing the
-interpreter's lock over does."""
+NARROW_SECONDS = 0.0005
+"""A chunk's time below which threads would wait for the interpreter's lock more than they compute:
+two threads took 14 to 17 ms for blocks of a 20 -> 10 layer that one took 11 for. There a second
+thread only draws ahead, which is kernels nearly throughout."""
+ALONE_SECONDS = 0.001
+"""Work that no second thread is worth starting for."""
+DRAWN_AHEAD = 2
+"""Blocks that wait, drawn, for the model."""
 SMALL_RUN = 64
 """Samples worth handing over at once: one at a time, Python takes longer than a small model."""
 ROWS_FLOATS = 1 << 22
@@ -131,6 +138,48 @@ def run_tasks(tasks: Iterable[Callable[[], int]], workers: int, progress: Progre
                 progress.advance(pending.popleft().result())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
+
+
+def run_ahead(
+    blocks: Iterable[tuple[range, int]],
+    draw: Callable[[range, int], _T],
+    task: Callable[[range, int, _T], int],
+    progress: Progress,
+) -> None:
+    """Run tasks in this thread, while another one draws what the next ones are to take.
+
+    Parameters
+    ----------
+    blocks : iterable of (range, int)
+        Chunks, and their number of rows.
+    draw : callable
+        From a block to what its task takes.
+    task : callable
+        From a block and that to the rows it ran.
+    progress : Progress
+        Told of each task, in order.
+
+    Examples
+    --------
+    >>> run_ahead(
+    ...     [(range(1), 5)], lambda chunks, rows: "noise", lambda chunks, rows, drawn: rows,
+    ...     Progress(lambda done, total: print(done)),
+    ... )
+    5
+    """
+    with ThreadPoolExecutor(1) as thread:
+        pending: deque[Any] = deque()
+        try:
+            for block in blocks:
+                pending.append((block, thread.submit(draw, *block)))
+                if len(pending) > DRAWN_AHEAD:
+                    now, drawn = pending.popleft()
+                    progress.advance(task(*now, drawn.result()))
+            while pending:
+                now, drawn = pending.popleft()
+                progress.advance(task(*now, drawn.result()))
+        finally:
+            thread.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,15 +275,25 @@ class Source:
         """Bins of the inputs."""
         return Binning.uniform(self.n_inputs, self.in_range, self.parameters.in_bins)
 
+    def drawn(self, chunks: range, rows: int) -> NDArray[np.float32]:
+        """Return the first rows of the noise of some chunks, as ``each_block`` asks for it."""
+        return self.noise(chunks)[:rows]
+
     def each_block(
-        self, start: int, stop: int, visit: Callable[[range, int], None], progress: Progress
+        self,
+        start: int,
+        stop: int,
+        draw: Callable[[range, int], _T],
+        visit: Callable[[range, int, _T], None],
+        progress: Progress,
     ) -> None:
         """Visit the chunks that hold samples ``start`` to ``stop``, in the pool.
 
-        ``visit`` gets the indices of some chunks that follow each other, and their number of rows,
-        the last chunk's cut at ``stop``. Narrow layers have several chunks in a block: of one
-        alone, Python took more time than the kernels. The first chunk is timed: by that the others
-        are shared out. No result depends on how they are.
+        ``draw`` gets the indices of some chunks that follow each other, and their number of rows,
+        the last chunk's cut at ``stop``; ``visit`` gets the same, and what ``draw`` returned.
+        Narrow layers have several chunks in a block: of one alone, Python took more time than the
+        kernels. The first chunk is timed: by that the others are shared out. No result depends on
+        how they are.
         The rows are planned by the caller, who knows how many such calls a stage makes.
         """
         first, last = start // CHUNK, ceil(stop / CHUNK)
@@ -242,22 +301,29 @@ class Source:
         if CHUNK % self.batch:
             wide = 1  # a sample keeps its place in the runtime's batch
 
-        def task(chunk: int, size: int) -> int:
+        def block(chunk: int, size: int) -> tuple[range, int]:
             chunks = range(chunk, min(chunk + size, last))
-            rows = min(len(chunks) * CHUNK, stop - chunk * CHUNK)
-            visit(chunks, rows)
-            return rows - max(0, start - chunk * CHUNK)
+            return chunks, min(len(chunks) * CHUNK, stop - chunk * CHUNK)
+
+        def task(chunks: range, rows: int, drawn: _T | None = None) -> int:
+            visit(chunks, rows, draw(chunks, rows) if drawn is None else drawn)
+            return rows - max(0, start - chunks.start * CHUNK)
 
         began = time.perf_counter()
-        progress.advance(task(first, 1))
+        progress.advance(task(*block(first, 1)))
+        seconds = time.perf_counter() - began
         left = range(first + 1, last)
         workers = self.workers
-        if (time.perf_counter() - began) * len(left) < SHORT_SECONDS:
-            workers = 1
-        else:
+        if workers > 1 and seconds >= NARROW_SECONDS:
             # Every thread has four blocks or more, if there are so many chunks.
             wide = max(1, min(wide, len(left) // (4 * workers)))
-        run_tasks((partial(task, chunk, wide) for chunk in left[::wide]), workers, progress)
+        blocks = [block(chunk, wide) for chunk in left[::wide]]
+        if len(blocks) == 1 or seconds * len(left) < ALONE_SECONDS:
+            workers = 1
+        if workers > 1 and seconds < NARROW_SECONDS:
+            run_ahead(blocks, draw, task, progress)
+        else:
+            run_tasks((partial(task, *b) for b in blocks), workers, progress)
 
 
 def check_histogram(inputs: Binning, outputs: Binning, memory: int) -> None:
