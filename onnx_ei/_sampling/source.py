@@ -48,9 +48,10 @@ SWEEP_STREAM = 1
 """The noise of sensitivity, independent of that of EI."""
 NOISE_FLOATS = 1 << 20
 """Noise that is drawn at once, where a chunk of a wide layer would be a gigabyte."""
-BLOCK_FLOATS = 1 << 18
-"""Floats at a span's ends of the chunks that are handled at once: 1 MB, which an L2 cache holds."""
-NARROW_SECONDS = 0.0005
+BLOCK_FLOATS = 1 << 19
+"""Floats at a span's ends of the chunks that are handled at once: 2 MB. At half of it every handing
+over of the interpreter's lock is there twice (8.4 ms for 7.2), at twice of it nothing is gained."""
+NARROW_SECONDS = 0.0003
 """A chunk's time below which threads would wait for the interpreter's lock more than they compute:
 two threads took 14 to 17 ms for blocks of a 20 -> 10 layer that one took 11 for. There a second
 thread only draws ahead, which is kernels nearly throughout."""
