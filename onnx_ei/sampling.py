@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -25,15 +26,15 @@ from onnx_ei._sampling.source import (
     part,
     slices,
 )
+from onnx_ei._sampling.stores import Codes, Group, GroupKeys
 from onnx_ei._sampling.swept import LARGE
-from onnx_ei._sampling.vectors import UnitCounts, Vector
+from onnx_ei._sampling.vectors import Vector
 from onnx_ei.binning import Binning
-from onnx_ei.histogram import MANY_SAMPLES, Keys, pack_keys
+from onnx_ei.histogram import MANY_SAMPLES
 from onnx_ei.information import (
     Influence,
     PairwiseInformation,
     pairwise_information,
-    vector_information,
 )
 from onnx_ei.noise import CHUNK
 
@@ -48,92 +49,8 @@ PAIR_BYTES = 256
 """Four times the bytes of what is found of a pair and of the steps from it to a sum."""
 GRAINS = 2**32
 """Parts of a bit in which the pairs of a large layer are summed."""
-_NO_WORD = np.empty(0, np.uint64)
 
 FloatArray: TypeAlias = NDArray[np.float64]
-Group: TypeAlias = tuple[NDArray[np.intp] | slice, NDArray[np.intp] | slice]
-"""Units at the input and at the output."""
-
-
-class _Codes:
-    """Codes of a tile of units, feature-major, grown as stages ask for more samples."""
-
-    def __init__(self, x: NDArray[Any], y: NDArray[Any]) -> None:
-        self.x = x
-        self.y = y
-
-    @classmethod
-    def empty(cls, inputs: Binning | None, outputs: Binning | None) -> _Codes:
-        """Return room for units of these bins, and no samples."""
-        x, y = (
-            np.empty((0 if b is None else b.n_units, 0), np.uint8 if b is None else b.code_dtype)
-            for b in (inputs, outputs)
-        )
-        return cls(x, y)
-
-    def resize(self, n: int) -> None:
-        self.x, self.y = _grown(self.x, n), _grown(self.y, n)
-
-    def put_inputs(self, at: slice, codes: NDArray[Any]) -> None:
-        self.x[:, at] = codes
-
-    def put_outputs(self, at: slice, codes: NDArray[Any]) -> None:
-        self.y[:, at] = codes
-
-
-class _Keys:
-    """State keys of one group's vectors, grown as stages ask for more samples."""
-
-    def __init__(self, group: Group, in_bins: NDArray[np.int64], out_bins: NDArray[np.int64]):
-        self._group = group
-        self._bins = (in_bins[group[0]], out_bins[group[1]])
-        # The words of the inputs' keys, then those of the outputs'.
-        self._n_words = [Keys.words(bins) for bins in self._bins]
-        self._words = np.empty((sum(self._n_words), 0), np.uint64)
-        self._kept = np.ones((1, 0), np.bool_)
-        # A unit that a group names twice has its entropy once.
-        self._once = [units if isinstance(units, slice) else np.unique(units) for units in group]
-        self._in_bits = float(np.log2(in_bins[self._once[0]]).sum())
-        self._out_units = UnitCounts(out_bins[self._once[1]])
-
-    def resize(self, n: int) -> None:
-        old = self._kept.shape[1]
-        self._words, self._kept = _grown(self._words, n), _grown(self._kept, n)
-        self._kept[:, old:] = True
-
-    def put_inputs(self, at: slice, codes: NDArray[Any]) -> None:
-        self._pack(0, at, codes)
-
-    def put_outputs(self, at: slice, codes: NDArray[Any]) -> None:
-        """Take outputs; the inputs of the same samples come before them."""
-        self._pack(1, at, codes)
-        self._out_units.add(np.ascontiguousarray(codes[self._once[1]]), self._kept[0, at])
-
-    def _pack(self, end: int, at: slice, codes: NDArray[Any]) -> None:
-        units = np.ascontiguousarray(codes[self._group[end]])
-        high, low = self._keys(end)
-        pack_keys(units, self._bins[end], high[at], low[at], self._kept[0, at])
-
-    def vector(self, estimator: str, threads: int = 1) -> Vector:
-        ends = self._keys(0), self._keys(1)
-        return Vector(
-            information=vector_information(*ends, self._kept[0], estimator, threads=threads),
-            in_bits=self._in_bits,
-            out_bits=self._out_units.entropy_bound(),
-        )
-
-    def _keys(self, end: int) -> Keys:
-        """Return the keys of the inputs, or of the outputs."""
-        first = sum(self._n_words[:end])
-        words = self._words[first : first + self._n_words[end]]
-        return Keys(words[0] if len(words) == 2 else _NO_WORD, words[-1])
-
-
-def _grown(old: NDArray[Any], n: int) -> NDArray[Any]:
-    """Return an array with ``n`` columns that begins with those of the old one."""
-    new = np.empty((old.shape[0], n), old.dtype)
-    new[:, : old.shape[1]] = old
-    return new
 
 
 class JointSampler:
@@ -173,8 +90,8 @@ class JointSampler:
         self._matrix = matrix
         self._in = source.in_binning
         self._out: Binning | None = None
-        self._codes: _Codes | None = None
-        self._keys: list[_Keys] | None = None
+        self._codes: Codes | None = None
+        self._keys: list[GroupKeys] | None = None
         self._n = 0
 
     def grow(self, n: int) -> None:
@@ -184,7 +101,7 @@ class JointSampler:
         is drawn again, tile by tile, when it is asked for.
         """
         start, self._n = self._n, n
-        stores: list[_Codes | _Keys] = []
+        stores: list[Codes | GroupKeys] = []
         memory = self._source.parameters.memory / GROWTH
         held = self._keys is not None or start == 0
         if held and self._groups and KEY_BYTES * len(self._groups) * n <= memory:
@@ -195,7 +112,7 @@ class JointSampler:
         held = self._codes is not None or start == 0
         n_units = self._source.n_inputs + self._source.n_outputs
         if held and self._pairs and self._unit_bytes() * n_units <= memory:
-            self._codes = self._codes or _Codes.empty(self._in, self._out_binning())
+            self._codes = self._codes or Codes.empty(self._in, self._out_binning())
             stores.append(self._codes)
         else:
             self._codes = None
@@ -218,7 +135,7 @@ class JointSampler:
             found += self._informed(batch)
         return found
 
-    def _informed(self, groups: Sequence[_Keys]) -> list[Vector]:
+    def _informed(self, groups: Sequence[GroupKeys]) -> list[Vector]:
         """Return the information of some groups, at once where each does not use every thread."""
         estimator = self._source.parameters.estimator
         if len(groups) == 1 or self._n >= MANY_SAMPLES:
@@ -243,10 +160,10 @@ class JointSampler:
                 # Only the first tile of a row runs the model: noise alone is cheap to draw again.
                 fresh = outputs if y is None else None
                 out = part(self._out_binning(), outputs) if y is None else None
-                codes = _Codes.empty(part(self._in, inputs), out)
+                codes = Codes.empty(part(self._in, inputs), out)
                 self._fill(0, [codes], inputs, fresh)
                 y = codes.y if y is None else y
-                self._count(_Codes(codes.x, y), inputs, outputs, result)
+                self._count(Codes(codes.x, y), inputs, outputs, result)
         return result.freeze()
 
     def _tile(self) -> tuple[int, int]:
@@ -265,11 +182,11 @@ class JointSampler:
         cells = int((inputs.n_bins.max() + 1) * (outputs.n_bins.max() + 1))
         return self._n * (size + (cells * cells <= SQUARE))
 
-    def _new_keys(self, groups: Sequence[Group]) -> list[_Keys]:
+    def _new_keys(self, groups: Sequence[Group]) -> list[GroupKeys]:
         out = self._out_binning()
-        return [_Keys(group, self._in.n_bins, out.n_bins) for group in groups]
+        return [GroupKeys(group, self._in.n_bins, out.n_bins) for group in groups]
 
-    def _count(self, codes: _Codes, inputs: slice, outputs: slice, into: PairwiseResult) -> None:
+    def _count(self, codes: Codes, inputs: slice, outputs: slice, into: PairwiseResult) -> None:
         """Count the pairs of a tile, as many at once as leave memory for what is found of them."""
         spread, bins = self._source.spread, part(self._out_binning(), outputs)
         done = spread and spread.pairs(self._source, (inputs, outputs), codes.y, bins)
@@ -291,7 +208,7 @@ class JointSampler:
             into.add(info, inputs, slice(first + some.start, first + some.stop))
 
     def _fill(
-        self, start: int, stores: Sequence[_Codes | _Keys], inputs: slice, outputs: slice | None
+        self, start: int, stores: Sequence[Codes | GroupKeys], inputs: slice, outputs: slice | None
     ) -> None:
         """Run the samples from ``start`` on, and hand the codes of some units to the stores."""
         for store in stores:
@@ -326,13 +243,16 @@ class JointSampler:
             self._source.each_block(start, self._n, draw, run, self._progress)
             return
 
-        def take(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
+        def take(
+            chunks: range, rows: int, noise: NDArray[np.float32], *, first: int, y: NDArray[Any]
+        ) -> None:
             samples = place(chunks, rows)
             for store in stores:
-                store.put_outputs(samples, y[:, samples.start - at.start : samples.stop - at.start])
+                store.put_outputs(samples, y[:, samples.start - first : samples.stop - first])
 
         for at, y in spread.codes(self._source, range(start, self._n), outputs, out_bins):
-            self._source.each_block(at.start, at.stop, draw, take, self._progress)
+            ready = partial(take, first=at.start, y=y)
+            self._source.each_block(at.start, at.stop, draw, ready, self._progress)
 
     def _out_binning(self) -> Binning:
         """Return the output bins, decided once; dynamic ones from the first stage's samples."""

@@ -89,7 +89,8 @@ class TestNoise:
         words[-1] = 5
         state = np.zeros(6, np.uint64)
         assert_same(noise._seed_state, naive.seed_state, words, state)
-        assert_same(noise._seed_chunks, naive.seed_chunks, words, n - 1, np.zeros((3, 6), np.uint64))
+        states = np.zeros((3, 6), np.uint64)
+        assert_same(noise._seed_chunks, naive.seed_chunks, words, n - 1, states)
         step, pool = np.full(1, 2**32 - 9, np.uint64), words[:1].repeat(4)
         for rest in (False, True):
             assert_same(noise._mix_word, naive.mix_word, pool, 2, words[0], step, rest)

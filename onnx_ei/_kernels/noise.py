@@ -6,7 +6,7 @@ import numpy as np
 
 from onnx_ei._kernels._jit import Array, kernel
 
-_ONE = np.uint64(1)
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
 _R8, _R11, _R16, _R24, _R32, _R40 = (np.uint64(n) for n in (8, 11, 16, 24, 32, 40))
 _L3 = np.uint64(3)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -37,7 +37,7 @@ def _draw_words(state: Array, words: Array) -> None:
 
 
 @kernel()
-def _mix_word(pool: Array, at: int, word: int, step: Array, rest: bool) -> None:
+def _mix_word(pool: Array, at: int, word: np.uint64, step: Array, rest: bool) -> None:
     """Hash a word of 32 bits, and put it at one place of the pool, or mix it with what is there.
 
     ``pool`` uint64 (4,) of 32-bit words; ``step`` uint64 (1,): the hash's constant, stepped.
@@ -61,7 +61,7 @@ def _seed_state(words: Array, state: Array) -> None:
     pool = np.zeros(_POOL, np.uint64)
     step = np.full(1, _A)
     for i in range(_POOL):
-        _mix_word(pool, i, words[i] if i < words.size else np.uint64(0), step, False)
+        _mix_word(pool, i, words[i] if i < words.size else _ZERO, step, False)
     for i in range(_POOL):
         for at in range(_POOL):
             if at != i:

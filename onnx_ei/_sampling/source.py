@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
@@ -15,11 +13,12 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei._kernels.binning import _bin_rounded
+from onnx_ei._sampling.codes import binned, binned_outputs, part
 from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import Progress
 from onnx_ei._sampling.swept import Strands
-from onnx_ei.binning import MAX_BINS, Binning, bin_values
+from onnx_ei._sampling.tasks import run_ahead, run_tasks
+from onnx_ei.binning import MAX_BINS, Binning
 from onnx_ei.information import PairwiseInformation
 from onnx_ei.noise import CHUNK, uniform_chunks, uniform_rows
 
@@ -39,8 +38,6 @@ __all__ = [
 
 FloatArray: TypeAlias = NDArray[np.float64]
 _T = TypeVar("_T")
-ROUNDING = 4
-"""Float32 steps past the end of a range that count as rounding; deep_ei allows 1e-6, 8 of them."""
 
 CELL_BYTES = 12
 """A count, and the information of the cell, as the pairwise kernel holds them."""
@@ -57,8 +54,6 @@ two threads took 14 to 17 ms for blocks of a 20 -> 10 layer that one took 11 for
 thread only draws ahead, which is kernels nearly throughout."""
 ALONE_SECONDS = 0.001
 """Work that no second thread is worth starting for."""
-DRAWN_AHEAD = 2
-"""Blocks that wait, drawn, for the model."""
 SMALL_RUN = 64
 """Samples worth handing over at once: one at a time, Python takes longer than a small model."""
 ROWS_FLOATS = 1 << 22
@@ -104,83 +99,6 @@ class Spread(Protocol):
     ) -> Iterator[tuple[Any, ...]]:
         """Yield what ``Swept.add`` takes, for all passes of sensitivity."""
         ...
-
-
-def run_tasks(tasks: Iterable[Callable[[], int]], workers: int, progress: Progress) -> None:
-    """Run tasks in a pool of threads, a few ahead; report their rows in this thread.
-
-    Parameters
-    ----------
-    tasks : iterable of callable
-        Each returns the rows it ran.
-    workers : int
-        Threads; one runs everything here.
-    progress : Progress
-        Told of each task, in order.
-
-    Examples
-    --------
-    >>> run_tasks([lambda: 3, lambda: 4], 1, Progress(lambda done, total: print(done)))
-    3
-    7
-    """
-    if workers == 1:
-        for task in tasks:
-            progress.advance(task())
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Any] = deque()
-        try:
-            for task in tasks:
-                pending.append(pool.submit(task))
-                if len(pending) > 4 * workers:
-                    progress.advance(pending.popleft().result())
-            while pending:
-                progress.advance(pending.popleft().result())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def run_ahead(
-    blocks: Iterable[tuple[range, int]],
-    draw: Callable[[range, int], _T],
-    task: Callable[[range, int, _T], int],
-    progress: Progress,
-) -> None:
-    """Run tasks in this thread, while another one draws what the next ones are to take.
-
-    Parameters
-    ----------
-    blocks : iterable of (range, int)
-        Chunks, and their number of rows.
-    draw : callable
-        From a block to what its task takes.
-    task : callable
-        From a block and that to the rows it ran.
-    progress : Progress
-        Told of each task, in order.
-
-    Examples
-    --------
-    >>> run_ahead(
-    ...     [(range(1), 5)], lambda chunks, rows: "noise", lambda chunks, rows, drawn: rows,
-    ...     Progress(lambda done, total: print(done)),
-    ... )
-    5
-    """
-    with ThreadPoolExecutor(1) as thread:
-        pending: deque[Any] = deque()
-        try:
-            for block in blocks:
-                pending.append((block, thread.submit(draw, *block)))
-                if len(pending) > DRAWN_AHEAD:
-                    now, drawn = pending.popleft()
-                    progress.advance(task(*now, drawn.result()))
-            while pending:
-                now, drawn = pending.popleft()
-                progress.advance(task(*now, drawn.result()))
-        finally:
-            thread.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -403,88 +321,6 @@ def output_binning(lower: FloatArray, upper: FloatArray, source: Source, *, wide
         lower=lower,
         upper=lower + wanted * width if widen else closed,
         n_bins=wanted.astype(np.int64),
-    )
-
-
-def binned(values: NDArray[Any], binning: Binning) -> NDArray[Any]:
-    """Return the codes of one chunk, feature-major.
-
-    Parameters
-    ----------
-    values : ndarray of float, shape (n_samples, n_units)
-        One chunk, or less.
-    binning : Binning
-        Of these units.
-
-    Returns
-    -------
-    ndarray of unsigned int, shape (n_units, n_samples)
-        Codes; the number of bins itself where a sample is dropped.
-
-    Examples
-    --------
-    >>> binned(np.array([[0.2], [0.9]]), Binning.uniform(1, (0, 1), 2)).tolist()
-    [[0, 1]]
-    """
-    codes = np.empty((values.shape[1], values.shape[0]), binning.code_dtype)
-    bin_values(values, binning, codes, np.zeros(binning.n_units, np.int64))
-    return codes
-
-
-def binned_outputs(y: NDArray[np.float32], binning: Binning) -> NDArray[Any]:
-    """Return the codes of a span's outputs: what only rounding put past an end is in its last bin.
-
-    onnxruntime's Tanh returns 1.0000002 for inputs around 8.5, torch's returns 1: a saturated unit
-    would lose the samples that it should pile up at its end.
-
-    Parameters
-    ----------
-    y : ndarray of float32, shape (n_samples, n_units)
-        One chunk, or less.
-    binning : Binning
-        Of these units.
-
-    Returns
-    -------
-    ndarray of unsigned int, shape (n_units, n_samples)
-        As :func:`binned`.
-
-    Examples
-    --------
-    >>> y = np.array([[1.0000002], [1.00001]], np.float32)
-    >>> binned_outputs(y, Binning.uniform(1, (-1, 1), 2)).tolist()
-    [[1, 2]]
-    """
-    ends = np.maximum(np.abs(binning.lower), np.abs(binning.upper)).astype(np.float32)
-    slack = ROUNDING * np.spacing(ends).astype(np.float64)
-    codes = np.empty((y.shape[1], y.shape[0]), binning.code_dtype)
-    # One compiled version for each of float32 and float64, as in bin_values.
-    values = np.ascontiguousarray(y, np.float32 if y.dtype == np.float32 else np.float64)
-    _bin_rounded(values, binning.lower, binning.upper, slack, binning.n_bins, codes)
-    return codes
-
-
-def part(binning: Binning, units: slice) -> Binning:
-    """Return the binning of some units.
-
-    Parameters
-    ----------
-    binning : Binning
-        Of all units.
-    units : slice
-        Which.
-
-    Returns
-    -------
-    Binning
-
-    Examples
-    --------
-    >>> part(Binning.uniform(3, (0, 1), 2), slice(1, 3)).n_units
-    2
-    """
-    return Binning(
-        lower=binning.lower[units], upper=binning.upper[units], n_bins=binning.n_bins[units]
     )
 
 
