@@ -21,7 +21,7 @@ from costs import MEASURED, SAMPLES, jobs
 
 import onnx_ei
 from onnx_ei import exact, sampling
-from onnx_ei._sampling import sweeping
+from onnx_ei._sampling import stores, sweeping
 from onnx_ei._sampling.source import Source
 
 #: Where a step is called from, its name there, what it is, and the clock that sees all of it.
@@ -30,9 +30,9 @@ STEPS = (
     (Source, "run", "model", time.thread_time),
     (sampling, "binned", "binning", time.thread_time),
     (sampling, "binned_outputs", "binning", time.thread_time),
-    (sampling, "pack_keys", "keys", time.thread_time),
+    (stores, "pack_keys", "keys", time.thread_time),
     (sampling, "pairwise_information", "counting", time.process_time),
-    (sampling, "vector_information", "counting", time.process_time),
+    (stores, "vector_information", "counting", time.process_time),
     (sweeping, "binned", "binning", time.thread_time),
     (sweeping, "binned_outputs", "binning", time.thread_time),
     (sweeping, "_sweep", "counting", time.thread_time),

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from onnx_ei._graph.recurrent import cell_range
 from onnx_ei._sampling.progress import ProgressOption, reporting
-from onnx_ei._sampling.source import run_tasks
+from onnx_ei._sampling.tasks import run_tasks
 from onnx_ei.activations import NO_RANGE
 from onnx_ei.calibration import Calibration, Extent, Range, check_choice
 from onnx_ei.data import Feeds, samples_of

@@ -6,6 +6,7 @@ The arithmetic from counts to bits is in ``onnx_ei.estimators``, whose names thi
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from onnx_ei.estimators import (
     estimator_table,
     information_of_counts,
 )
-from onnx_ei.histogram import check_codes, state_ids
+from onnx_ei.histogram import MANY_SAMPLES, check_codes, state_ids
 
 __all__ = [
     "DEFAULT_ESTIMATOR",
@@ -40,6 +41,8 @@ __all__ = [
 
 Float = NDArray[np.float64]
 
+FEW_SAMPLES = 1 << 15
+"""Samples from which a thread that numbers states is worth starting: that takes 0.15 ms."""
 INFLUENCES = 2048
 """Samples whose influence is kept: their variance is known to 3 %, for 2 % of 10**5 samples."""
 _TASKS = 256
@@ -327,6 +330,8 @@ def vector_information(
     out_keys: tuple[NDArray[np.uint64], NDArray[np.uint64]],
     kept: NDArray[np.bool_],
     estimator: str = DEFAULT_ESTIMATOR,
+    *,
+    threads: int = 1,
 ) -> VectorInformation:
     """Estimate the mutual information of two vectors from their state keys.
 
@@ -338,6 +343,8 @@ def vector_information(
         Samples that no unit of either vector dropped.
     estimator : str
         One of ``ESTIMATORS``.
+    threads : int
+        With two or more, both ends are numbered at once, where there is enough to number.
 
     Returns
     -------
@@ -363,8 +370,14 @@ def vector_information(
     (2.0, (4, 4, 4), 1.0)
     """
     n = kept.size
-    x, in_counts = state_ids(*in_keys, kept)
-    y, out_counts = state_ids(*out_keys, kept)
+    if threads > 1 and FEW_SAMPLES <= n < MANY_SAMPLES:
+        with ThreadPoolExecutor(1) as thread:
+            other = thread.submit(state_ids, *out_keys, kept)
+            x, in_counts = state_ids(*in_keys, kept)
+            y, out_counts = other.result()
+    else:
+        x, in_counts = state_ids(*in_keys, kept)
+        y, out_counts = state_ids(*out_keys, kept)
     pair = np.empty(n, np.uint64)
     _pair_keys(x, y, pair)
     joint, counts = state_ids(pair[:0], pair, kept)

@@ -10,6 +10,7 @@ import networkx as nx
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from onnx_ei._sampling.codes import binned
 from onnx_ei._sampling.engine import DROPPED_SHARE, GroupsArgument, sample, warn
 from onnx_ei._sampling.parameters import (
     OPTION_DEFAULTS,
@@ -20,7 +21,6 @@ from onnx_ei._sampling.parameters import (
     with_options,
 )
 from onnx_ei._sampling.quantities import quantities
-from onnx_ei._sampling.source import binned
 from onnx_ei.binning import Binning
 from onnx_ei.calibration import resolve_ranges
 from onnx_ei.devices import parse_device

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei._kernels.noise import _draw_chunks
+from onnx_ei._kernels.noise import _draw_chunks, _seed_chunks
 
 __all__ = ["CHUNK", "uniform_chunk", "uniform_chunks", "uniform_rows"]
 
@@ -173,10 +173,14 @@ class _Plan(NamedTuple):
 
     def states(self, chunks: range) -> NDArray[np.uint64]:
         """Return the SFC64 of each chunk before its first word, as the kernel wants it."""
-        states = np.zeros((len(chunks), 6), np.uint64)
-        for state, chunk in zip(states, chunks, strict=True):
-            bits = np.random.SFC64(np.random.SeedSequence((self.seed, chunk, self.stream)))
-            state[:4] = bits.state["state"]["state"]
+        if len(chunks) > 1 and chunks[0] >> 32 != chunks[-1] >> 32:
+            return np.concatenate([self.states(range(chunk, chunk + 1)) for chunk in chunks])
+        states = np.empty((len(chunks), 6), np.uint64)
+        if len(chunks):
+            seed = _words(self.seed)
+            words = np.array([*seed, *_words(chunks[0]), *_words(self.stream)], np.uint64)
+            with np.errstate(over="ignore"):
+                _seed_chunks(words, len(seed), states)
         return states
 
     def draw(self, states: NDArray[np.uint64], out: NDArray[np.float32]) -> None:
@@ -184,6 +188,11 @@ class _Plan(NamedTuple):
         # Words overflow on purpose; only NumPy's own scalars, with the JIT off, would say so.
         with np.errstate(over="ignore"):
             _draw_chunks(states, self.low, self.high, out)
+
+
+def _words(number: int) -> list[int]:
+    """Return an integer in words of 32 bits, the lowest first: SeedSequence's reading of it."""
+    return [number >> at & 0xFFFFFFFF for at in range(0, max(number.bit_length(), 1), 32)]
 
 
 def _plan(seed: int, n_units: int, lower: float, upper: float, stream: int) -> _Plan:

@@ -16,25 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from onnx_ei._kernels.pairwise import SQUARE
+from onnx_ei._sampling.codes import binned, binned_outputs, part
 from onnx_ei._sampling.progress import Progress
-from onnx_ei._sampling.source import (
-    Source,
-    binned,
-    binned_outputs,
-    check_histogram,
-    output_binning,
-    part,
-    slices,
-)
+from onnx_ei._sampling.source import Source, check_histogram, output_binning, slices
+from onnx_ei._sampling.stores import Codes, Group, GroupKeys
 from onnx_ei._sampling.swept import LARGE
-from onnx_ei._sampling.vectors import UnitCounts, Vector
+from onnx_ei._sampling.vectors import Vector
 from onnx_ei.binning import Binning
-from onnx_ei.histogram import MANY_SAMPLES, Keys, pack_keys
+from onnx_ei.histogram import MANY_SAMPLES
 from onnx_ei.information import (
     Influence,
     PairwiseInformation,
     pairwise_information,
-    vector_information,
 )
 from onnx_ei.noise import CHUNK
 
@@ -49,84 +42,8 @@ PAIR_BYTES = 256
 """Four times the bytes of what is found of a pair and of the steps from it to a sum."""
 GRAINS = 2**32
 """Parts of a bit in which the pairs of a large layer are summed."""
-_NO_WORD = np.empty(0, np.uint64)
 
 FloatArray: TypeAlias = NDArray[np.float64]
-Group: TypeAlias = tuple[NDArray[np.intp] | slice, NDArray[np.intp] | slice]
-"""Units at the input and at the output."""
-
-
-class _Codes:
-    """Codes of a tile of units, feature-major, grown as stages ask for more samples."""
-
-    def __init__(self, x: NDArray[Any], y: NDArray[Any]) -> None:
-        self.x = x
-        self.y = y
-
-    @classmethod
-    def empty(cls, inputs: Binning | None, outputs: Binning | None) -> _Codes:
-        """Return room for units of these bins, and no samples."""
-        x, y = (
-            np.empty((0 if b is None else b.n_units, 0), np.uint8 if b is None else b.code_dtype)
-            for b in (inputs, outputs)
-        )
-        return cls(x, y)
-
-    def resize(self, n: int) -> None:
-        self.x, self.y = _grown(self.x, n), _grown(self.y, n)
-
-    def put(self, at: slice, x: NDArray[Any], y: NDArray[Any]) -> None:
-        self.x[:, at] = x
-        self.y[:, at] = y
-
-
-class _Keys:
-    """State keys of one group's vectors, grown as stages ask for more samples."""
-
-    def __init__(self, group: Group, in_bins: NDArray[np.int64], out_bins: NDArray[np.int64]):
-        self._group = group
-        self._bins = (in_bins[group[0]], out_bins[group[1]])
-        # The words of the inputs' keys, then those of the outputs'.
-        self._n_words = [Keys.words(bins) for bins in self._bins]
-        self._words = np.empty((sum(self._n_words), 0), np.uint64)
-        self._kept = np.ones((1, 0), np.bool_)
-        # A unit that a group names twice has its entropy once.
-        self._once = [units if isinstance(units, slice) else np.unique(units) for units in group]
-        self._in_bits = float(np.log2(in_bins[self._once[0]]).sum())
-        self._out_units = UnitCounts(out_bins[self._once[1]])
-
-    def resize(self, n: int) -> None:
-        old = self._kept.shape[1]
-        self._words, self._kept = _grown(self._words, n), _grown(self._kept, n)
-        self._kept[:, old:] = True
-
-    def put(self, at: slice, x: NDArray[Any], y: NDArray[Any]) -> None:
-        for end, codes in enumerate((x, y)):
-            units = np.ascontiguousarray(codes[self._group[end]])
-            high, low = self._keys(end)
-            pack_keys(units, self._bins[end], high[at], low[at], self._kept[0, at])
-        self._out_units.add(np.ascontiguousarray(y[self._once[1]]), self._kept[0, at])
-
-    def vector(self, estimator: str) -> Vector:
-        ends = self._keys(0), self._keys(1)
-        return Vector(
-            information=vector_information(*ends, self._kept[0], estimator),
-            in_bits=self._in_bits,
-            out_bits=self._out_units.entropy_bound(),
-        )
-
-    def _keys(self, end: int) -> Keys:
-        """Return the keys of the inputs, or of the outputs."""
-        first = sum(self._n_words[:end])
-        words = self._words[first : first + self._n_words[end]]
-        return Keys(words[0] if len(words) == 2 else _NO_WORD, words[-1])
-
-
-def _grown(old: NDArray[Any], n: int) -> NDArray[Any]:
-    """Return an array with ``n`` columns that begins with those of the old one."""
-    new = np.empty((old.shape[0], n), old.dtype)
-    new[:, : old.shape[1]] = old
-    return new
 
 
 class JointSampler:
@@ -166,8 +83,8 @@ class JointSampler:
         self._matrix = matrix
         self._in = source.in_binning
         self._out: Binning | None = None
-        self._codes: _Codes | None = None
-        self._keys: list[_Keys] | None = None
+        self._codes: Codes | None = None
+        self._keys: list[GroupKeys] | None = None
         self._n = 0
 
     def grow(self, n: int) -> None:
@@ -177,7 +94,7 @@ class JointSampler:
         is drawn again, tile by tile, when it is asked for.
         """
         start, self._n = self._n, n
-        stores: list[_Codes | _Keys] = []
+        stores: list[Codes | GroupKeys] = []
         memory = self._source.parameters.memory / GROWTH
         held = self._keys is not None or start == 0
         if held and self._groups and KEY_BYTES * len(self._groups) * n <= memory:
@@ -188,7 +105,7 @@ class JointSampler:
         held = self._codes is not None or start == 0
         n_units = self._source.n_inputs + self._source.n_outputs
         if held and self._pairs and self._unit_bytes() * n_units <= memory:
-            self._codes = self._codes or _Codes.empty(self._in, self._out_binning())
+            self._codes = self._codes or Codes.empty(self._in, self._out_binning())
             stores.append(self._codes)
         else:
             self._codes = None
@@ -211,11 +128,11 @@ class JointSampler:
             found += self._informed(batch)
         return found
 
-    def _informed(self, groups: Sequence[_Keys]) -> list[Vector]:
+    def _informed(self, groups: Sequence[GroupKeys]) -> list[Vector]:
         """Return the information of some groups, at once where each does not use every thread."""
         estimator = self._source.parameters.estimator
         if len(groups) == 1 or self._n >= MANY_SAMPLES:
-            return [keys.vector(estimator) for keys in groups]
+            return [keys.vector(estimator, self._source.workers) for keys in groups]
         with ThreadPoolExecutor(self._source.workers) as pool:
             return list(pool.map(lambda keys: keys.vector(estimator), groups))
 
@@ -236,10 +153,10 @@ class JointSampler:
                 # Only the first tile of a row runs the model: noise alone is cheap to draw again.
                 fresh = outputs if y is None else None
                 out = part(self._out_binning(), outputs) if y is None else None
-                codes = _Codes.empty(part(self._in, inputs), out)
+                codes = Codes.empty(part(self._in, inputs), out)
                 self._fill(0, [codes], inputs, fresh)
                 y = codes.y if y is None else y
-                self._count(_Codes(codes.x, y), inputs, outputs, result)
+                self._count(Codes(codes.x, y), inputs, outputs, result)
         return result.freeze()
 
     def _tile(self) -> tuple[int, int]:
@@ -258,11 +175,11 @@ class JointSampler:
         cells = int((inputs.n_bins.max() + 1) * (outputs.n_bins.max() + 1))
         return self._n * (size + (cells * cells <= SQUARE))
 
-    def _new_keys(self, groups: Sequence[Group]) -> list[_Keys]:
+    def _new_keys(self, groups: Sequence[Group]) -> list[GroupKeys]:
         out = self._out_binning()
-        return [_Keys(group, self._in.n_bins, out.n_bins) for group in groups]
+        return [GroupKeys(group, self._in.n_bins, out.n_bins) for group in groups]
 
-    def _count(self, codes: _Codes, inputs: slice, outputs: slice, into: PairwiseResult) -> None:
+    def _count(self, codes: Codes, inputs: slice, outputs: slice, into: PairwiseResult) -> None:
         """Count the pairs of a tile, as many at once as leave memory for what is found of them."""
         spread, bins = self._source.spread, part(self._out_binning(), outputs)
         done = spread and spread.pairs(self._source, (inputs, outputs), codes.y, bins)
@@ -284,7 +201,7 @@ class JointSampler:
             into.add(info, inputs, slice(first + some.start, first + some.stop))
 
     def _fill(
-        self, start: int, stores: Sequence[_Codes | _Keys], inputs: slice, outputs: slice | None
+        self, start: int, stores: Sequence[Codes | GroupKeys], inputs: slice, outputs: slice | None
     ) -> None:
         """Run the samples from ``start`` on, and hand the codes of some units to the stores."""
         for store in stores:
@@ -292,28 +209,43 @@ class JointSampler:
         in_bins = part(self._in, inputs)
         out_bins = None if outputs is None else part(self._out_binning(), outputs)
 
-        def visit(chunks: range, rows: int, made: tuple[int, NDArray[Any]] | None = None) -> None:
+        # A chunk that a stage cut is run again from its first row, so that a sample always has the
+        # same place in the runtime's batch.
+        def fresh(chunks: range) -> int:
+            return max(0, start - chunks.start * CHUNK)
+
+        def place(chunks: range, rows: int) -> slice:
             first = chunks.start * CHUNK
-            # A chunk that a stage cut is run again from its first row, so that a sample always
-            # has the same place in the runtime's batch.
-            fresh = max(0, start - first)
-            noise = self._source.noise(chunks)[:rows]
-            x = binned(noise[fresh:, inputs], in_bins)
-            y = np.empty((0, rows - fresh), np.uint8)
-            if made is not None:
-                y = made[1][:, first + fresh - made[0] : first + rows - made[0]]
-            elif outputs is not None and out_bins is not None:
-                y = binned_outputs(self._source.run(noise)[fresh:, outputs], out_bins)
+            return slice(first + fresh(chunks), first + rows)
+
+        def draw(chunks: range, rows: int) -> NDArray[np.float32]:
+            noise = self._source.drawn(chunks, rows)
+            x = binned(noise[fresh(chunks) :, inputs], in_bins)
             for store in stores:
-                store.put(slice(first + fresh, first + rows), x, y)
+                store.put_inputs(place(chunks, rows), x)
+            return noise
+
+        def run(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
+            if outputs is not None and out_bins is not None:
+                y = binned_outputs(self._source.run(noise)[fresh(chunks) :, outputs], out_bins)
+                for store in stores:
+                    store.put_outputs(place(chunks, rows), y)
 
         spread = self._source.spread
         if spread is None or outputs is None or out_bins is None:
-            self._source.each_block(start, self._n, visit, self._progress)
+            self._source.each_block(start, self._n, draw, run, self._progress)
             return
+
+        def take(
+            chunks: range, rows: int, noise: NDArray[np.float32], *, first: int, y: NDArray[Any]
+        ) -> None:
+            samples = place(chunks, rows)
+            for store in stores:
+                store.put_outputs(samples, y[:, samples.start - first : samples.stop - first])
+
         for at, y in spread.codes(self._source, range(start, self._n), outputs, out_bins):
-            ready = partial(visit, made=(at.start, y))
-            self._source.each_block(at.start, at.stop, ready, self._progress)
+            ready = partial(take, first=at.start, y=y)
+            self._source.each_block(at.start, at.stop, draw, ready, self._progress)
 
     def _out_binning(self) -> Binning:
         """Return the output bins, decided once; dynamic ones from the first stage's samples."""
@@ -360,14 +292,14 @@ def ends_of(source: Source, samples: range, progress: Progress) -> tuple[FloatAr
     low = np.full((-(-samples.stop // CHUNK) - before, source.n_outputs), np.inf)
     high = -low
 
-    def visit(chunks: range, rows: int) -> None:
-        y = source.run(source.noise(chunks)[:rows]).astype(np.float64)
+    def visit(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
+        y = source.run(noise).astype(np.float64)
         finite = np.isfinite(y)
         at = chunks.start - before
         low[at] = np.min(y, axis=0, where=finite, initial=np.inf)
         high[at] = np.max(y, axis=0, where=finite, initial=-np.inf)
 
-    source.each_block(samples.start, samples.stop, visit, progress)
+    source.each_block(samples.start, samples.stop, source.drawn, visit, progress)
     return low.min(axis=0), high.max(axis=0)
 
 

@@ -64,6 +64,29 @@ def draw_words(state: Array, words: Array) -> None:
     state[:4] = bits.state["state"]["state"]
 
 
+def mix_word(pool: Array, at: int, word: int, step: Array, rest: bool) -> None:
+    """NumPy's SeedSequence in Python, of its documentation's formulas."""
+    before, after = int(step[0]), int(step[0]) * 0x931E8875 % 2**32
+    word = (int(word) ^ before) * after % 2**32
+    word ^= word >> 16
+    if rest:
+        word = (0xCA01F9DD * int(pool[at]) - 0x4973F715 * word) % 2**32
+        word ^= word >> 16
+    pool[at], step[0] = word, after
+
+
+def seed_state(words: Array, state: Array) -> None:
+    bits = np.random.SFC64(np.random.SeedSequence(words.astype(np.uint32)))
+    state[:] = [*bits.state["state"]["state"].tolist(), 0, 0]
+
+
+def seed_chunks(words: Array, at: int, states: Array) -> None:
+    for i, state in enumerate(states):
+        of_chunk = words.copy()
+        of_chunk[at] += np.uint64(i)
+        seed_state(of_chunk, state)
+
+
 def scale_halves(halves: Array, low: float, high: float, out: Array) -> None:
     share = (halves[: out.size] >> 8).astype(np.float32) * np.float32(2.0**-24)
     out[:] = np.clip(share * np.float32(high - low) + np.float32(low), low, high)

@@ -426,3 +426,21 @@ class TestCoverageJackknife:
         few = np.eye(500, dtype=int)
         few[0, 0] = 2
         assert 0 < information_of_counts(few)[0] < np.log2(500) + 3
+
+
+def test_no_bit_depends_on_the_threads_of_blas() -> None:
+    # It comes with scikit-learn. Threads that are more than the processors split sums too.
+    from threadpoolctl import threadpool_limits
+
+    from onnx_ei._estimators.histograms import information as of_states
+    from onnx_ei._estimators.poisson import null_moments
+
+    rng = np.random.default_rng(5)
+    joint, ends = rng.integers(1, 9, 50_001), rng.integers(9, 90, (2, 50_001))
+    x, y = rng.integers(1, 10**5, (2, 3000))  # within the table of all samples
+    found = []
+    for threads in (1, 2, 3):
+        with threadpool_limits(threads, user_api="blas"):
+            states = of_states(DEFAULT_ESTIMATOR, joint, (ends[0], ends[1]), (x, y))
+            found.append((states.bits, states.stderr, *null_moments(x[:5], y).tolist()))
+    assert found[0] == found[1] == found[2]

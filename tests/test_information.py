@@ -9,6 +9,7 @@ from conftest import require_peer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from onnx_ei import information
 from onnx_ei.binning import Binning, bin_values
 from onnx_ei.histogram import Keys, joint_counts, pack_keys
 from onnx_ei.information import (
@@ -461,6 +462,16 @@ class TestVector:
         assert (found.bits, found.stderr, found.n_kept, found.coverage) == (0.0, 0.0, 0, 0.0)
         assert found.n_states == (0, 0, 0)
         assert not found.influence.values.any()
+
+    @pytest.mark.parametrize("n", [500, 2000])
+    def test_a_second_thread_changes_nothing(self, n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(information, "FEW_SAMPLES", 1000)
+        rng = np.random.default_rng(n)
+        x, y = ((np.zeros(n, np.uint64), rng.integers(0, m, n, np.uint64)) for m in (300, 40))
+        kept = rng.random(n) < 0.9
+        alone, both = (vector_information(x, y, kept, threads=threads) for threads in (1, 2))
+        assert (alone.bits, alone.stderr, alone.n_states) == (both.bits, both.stderr, both.n_states)
+        np.testing.assert_array_equal(alone.influence.values, both.influence.values)
 
     def test_bad_arguments(self) -> None:
         words, kept = np.zeros(3, np.uint64), np.ones(3, bool)

@@ -83,6 +83,18 @@ class TestNoise:
         for got, expected in run_both(noise._scale_halves, naive.scale_halves, halves, *ends, out):
             np.testing.assert_array_equal(got, expected)
 
+    @pytest.mark.parametrize("n", [1, 2, 3, 4, 5, 9])
+    def test_seeds_are_those_of_numpy(self, n: int) -> None:
+        words = np.random.default_rng(n).integers(0, 2**32, n, np.uint64)
+        words[-1] = 5
+        state = np.zeros(6, np.uint64)
+        assert_same(noise._seed_state, naive.seed_state, words, state)
+        states = np.zeros((3, 6), np.uint64)
+        assert_same(noise._seed_chunks, naive.seed_chunks, words, n - 1, states)
+        step, pool = np.full(1, 2**32 - 9, np.uint64), words[:1].repeat(4)
+        for rest in (False, True):
+            assert_same(noise._mix_word, naive.mix_word, pool, 2, words[0], step, rest)
+
     @pytest.mark.parametrize("half", [0, 1])
     @pytest.mark.parametrize("n", [0, 1, 2, 3, 1024, 1025, 3001])
     def test_half_a_word_is_kept(self, n: int, half: int) -> None:

@@ -17,7 +17,7 @@ import onnx_ei._exact.levels as levels
 from onnx_ei._exact.levels import pieces_of
 from onnx_ei._exact.pieces import Pieces
 from onnx_ei._exact.unitwise import Units, floats, ordered, spread
-from onnx_ei._sampling.source import binned_outputs
+from onnx_ei._sampling.codes import binned_outputs
 from onnx_ei.binning import Binning
 from onnx_ei.errors import UnsupportedModelError
 from onnx_ei.sessions import Session

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from onnx_ei.noise import CHUNK, uniform_chunk, uniform_rows
+from onnx_ei.noise import CHUNK, uniform_chunk, uniform_chunks, uniform_rows
 
 quick = settings(derandomize=True, deadline=None, max_examples=50)
 
@@ -30,6 +30,17 @@ GOLDEN = (
     [0.7242795825004578, 0.568689227104187],
     [0.9917771816253662, 0.32792186737060547],
 )
+
+
+@pytest.mark.parametrize("seed", [0, 7, 2**32 - 1, 2**32, 2**80 + 1])
+@pytest.mark.parametrize("first", [0, 5, 2**32 - 2, 2**40, 2**64 - 1, 2**70])
+@pytest.mark.parametrize("stream", [0, 1])
+def test_chunks_are_seeded_by_numpy(seed: int, first: int, stream: int) -> None:
+    x = uniform_chunks(seed, range(first, first + 3), 1, 0.0, 1.0, stream=stream)
+    for i, part in enumerate(x.reshape(3, CHUNK)):
+        bits = np.random.SFC64(np.random.SeedSequence((seed, first + i, stream)))
+        expected = np.random.Generator(bits).random(CHUNK, dtype=np.float32)
+        np.testing.assert_array_equal(part, expected)
 
 
 def test_same_arguments_same_noise() -> None:

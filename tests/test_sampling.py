@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx_ei import sampling
 from onnx_ei._sampling import source
 from onnx_ei._sampling.progress import Progress, reporting
-from onnx_ei._sampling.source import run_tasks
+from onnx_ei._sampling.tasks import run_ahead, run_tasks
 from onnx_ei.errors import (
     MissingDependencyError,
     NotConvergedWarning,
@@ -335,10 +335,13 @@ class TestDeterminism:
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = self.reference(name, samples=20_000)
-        for seconds, floats in ((0.0, 1 << 18), (1e9, 1), (1e9, 1 << 30), (0.0, 1)):
-            monkeypatch.setattr(source, "SHORT_SECONDS", seconds)
-            monkeypatch.setattr(source, "BLOCK_FLOATS", floats)
-            assert self.reference(name, samples=20_000) == first
+        # Here alone, drawn ahead by another thread, or in the pool; in blocks of one chunk or more.
+        for alone, narrow in ((1e9, 0.0), (0.0, 1e9), (0.0, 0.0)):
+            for floats in (1, 1 << 16, 1 << 30):
+                monkeypatch.setattr(source, "ALONE_SECONDS", alone)
+                monkeypatch.setattr(source, "NARROW_SECONDS", narrow)
+                monkeypatch.setattr(source, "BLOCK_FLOATS", floats)
+                assert self.reference(name, samples=20_000) == first
 
     @pytest.mark.parametrize("name", ["ei_parts", "phi"])
     def test_the_sum_of_a_large_layer_holds_no_matrix(
@@ -747,6 +750,34 @@ class TestProgress:
             reporting(True, "ei"),
         ):
             pass
+
+
+class TestRunAhead:
+    @pytest.mark.parametrize("broken", ["draw", "task"])
+    def test_an_error_stops_the_rest(self, broken: str) -> None:
+        ran: dict[str, list[int]] = {"draw": [], "task": []}
+
+        def step(name: str, chunks: range) -> int:
+            ran[name].append(chunks.start)
+            if name == broken and chunks.start == 5:
+                raise RuntimeError("five")
+            return chunks.start
+
+        def task(chunks: range, rows: int, drawn: int) -> int:
+            assert drawn == chunks.start
+            return step("task", chunks)
+
+        blocks = ((range(i, i + 1), 1) for i in range(1000))
+        with pytest.raises(RuntimeError, match="five"):
+            run_ahead(
+                blocks,
+                lambda chunks, rows: step("draw", chunks),
+                task,
+                Progress(lambda done, total: None),
+            )
+        assert ran["task"] == list(range(5 if broken == "draw" else 6))
+        assert ran["draw"] == list(range(len(ran["draw"])))
+        assert len(ran["draw"]) < 12
 
 
 class TestRunTasks:

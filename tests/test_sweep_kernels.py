@@ -11,8 +11,8 @@ from test_kernels import PAIRS, assert_same, random_codes, run_both
 
 from onnx_ei._kernels import binning, judging, sweep
 from onnx_ei._kernels._jit import Array
+from onnx_ei._sampling.codes import binned_outputs
 from onnx_ei._sampling.passes import rounded_ends
-from onnx_ei._sampling.source import binned_outputs
 from onnx_ei.binning import Binning
 from onnx_ei.estimators import ESTIMATORS, estimator_rule
 from onnx_ei.information import pairwise_information

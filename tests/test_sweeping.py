@@ -12,7 +12,7 @@ from graphs import make, node, noise
 from numpy.typing import NDArray
 
 import onnx_ei
-from onnx_ei._sampling.source import binned, binned_outputs
+from onnx_ei._sampling.codes import binned, binned_outputs
 from onnx_ei.binning import Binning
 from onnx_ei.information import pairwise_information
 from onnx_ei.noise import CHUNK, uniform_chunk

@@ -42,9 +42,10 @@ from numpy.typing import NDArray
 
 from onnx_ei._batch.elsewhere import Task, done_elsewhere
 from onnx_ei._batch.work import Job, measured, opened, options_here, span_options
+from onnx_ei._sampling.codes import binned, binned_outputs, part
 from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import SILENT
-from onnx_ei._sampling.source import Source, binned, binned_outputs, part, slices
+from onnx_ei._sampling.source import Source, slices
 from onnx_ei._sampling.sweeping import SweepSampler
 from onnx_ei.binning import Binning
 from onnx_ei.errors import OnnxEiError
@@ -325,14 +326,14 @@ def chunk_codes(portion: Portion, samples: range, units: slice, bins: Binning) -
     source = portion.source()
     codes = np.empty((bins.n_units, len(samples)), bins.code_dtype)
 
-    def visit(chunks: range, rows: int) -> None:
+    def visit(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
         first = chunks.start * CHUNK
         fresh = max(0, samples.start - first)
-        y = source.run(source.noise(chunks)[:rows])[fresh:, units]
+        y = source.run(noise)[fresh:, units]
         at = first + fresh - samples.start
         codes[:, at : at + len(y)] = binned_outputs(y, bins)
 
-    source.each_block(samples.start, samples.stop, visit, SILENT)
+    source.each_block(samples.start, samples.stop, source.drawn, visit, SILENT)
     return codes
 
 
@@ -379,11 +380,11 @@ def pair_tile(
         _DRAWN.clear()
         x = np.empty((in_bins.n_units, n), in_bins.code_dtype)
 
-        def visit(chunks: range, rows: int) -> None:
+        def visit(chunks: range, rows: int, noise: NDArray[np.float32]) -> None:
             at = slice(chunks.start * CHUNK, chunks.start * CHUNK + rows)
-            x[:, at] = binned(source.noise(chunks)[:rows, inputs], in_bins)
+            x[:, at] = binned(noise[:, inputs], in_bins)
 
-        source.each_block(0, n, visit, SILENT)
+        source.each_block(0, n, source.drawn, visit, SILENT)
         _DRAWN[key] = x
     return pairwise_information(
         _DRAWN[key],

@@ -29,12 +29,11 @@ Int = NDArray[np.int64]
 
 FALL = 1.0625
 """The bias falls as the uncovered share to this power: 1 to 1.13 fitted best."""
+UNTHREADED = 10_000
+"""Terms that OpenBLAS adds up on one thread. Of more the last bits depended on how many threads it
+has, and these then spin for 20 ms on the core that the next call wants: ei took 18 ms for 14."""
 NO_SHARE = 1e-6
 """A share of independence below which its bias is not looked up."""
-ONE_THREAD = 10_000
-"""Products that OpenBLAS sums on the calling thread: of more, the last bits depend on how many
-threads it has, which spin for the next sum besides (16 groups of 10**5 states took 1.4 times as
-long)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,15 +99,17 @@ def information(name: str, joint: Int, ends: tuple[Int, Int], margins: tuple[Int
         return Found(
             bits=0.0, variance=0.0, first_order=0.0, extrapolation=0.0, point=np.zeros(joint.size)
         )
-    ratio = 0.0
+    ratio = tail = 0.0
     if which == COVERAGE:
-        ratio = _ratio(joint, table, _sum(TAIL, table, joint, margins))
+        tail = _sum(TAIL, table, joint, margins)
+        ratio = _ratio(joint, table, tail)
+        tail *= ratio
     point = np.empty(joint.size)
     _point_states(joint, *ends, table, ratio, point)
     point -= _dot(joint, point) / n
     square = _dot(joint, point**2)
     if which == COVERAGE:
-        bits, variance, extrapolation = _covered(joint, ends, margins, table, ratio, square)
+        bits, variance, extrapolation = _covered(joint, ends, margins, (ratio, tail), square)
     else:
         variance, extrapolation = square / n**2, 0.0
         outer = _entropy(which, margins[0], table) + _entropy(which, margins[1], table)
@@ -182,6 +183,12 @@ def _sum(column: int, table: Float, joint: Int, margins: tuple[Int, Int]) -> flo
     return float(table[joint.sum(), column] + joined - (outer[0] + outer[1]))
 
 
+def _dot(a: Int | Float, b: Float) -> float:
+    """Return the dot product of two vectors, the same bits on any number of threads."""
+    parts = (slice(at, at + UNTHREADED) for at in range(0, a.size, UNTHREADED))
+    return float(sum(a[part] @ b[part] for part in parts))
+
+
 def _looked_up(table: Float, counts: Int, column: int) -> Float:
     """Return ``table[counts, column]``, five times as fast where there are many."""
     found = np.empty(counts.size)
@@ -193,13 +200,17 @@ def _covered(
     joint: Int,
     ends: tuple[Int, Int],
     margins: tuple[Int, Int],
-    table: Float,
-    ratio: float,
+    beyond: tuple[float, float],
     square: float,
 ) -> tuple[float, float, float]:
-    """Return N times the coverage jackknife, its variance, and its extrapolation's error."""
+    """Return N times the coverage jackknife, its variance, and its extrapolation's error.
+
+    ``beyond``: the ratio, and what it takes off; ``square``: N**2 times the variance of first
+    order.
+    """
     n = float(joint.sum())
-    tail = ratio * _sum(TAIL, table, joint, margins)
+    table = count_table("coverage-jackknife", int(n))
+    ratio, tail = beyond
     alike = _alike(joint, ends, margins)
     share = alike**4
     moments = null_moments(*margins) if share > NO_SHARE else np.zeros(8)
@@ -230,9 +241,3 @@ def _alike(joint: Int, ends: tuple[Int, Int], margins: tuple[Int, Int]) -> float
     c, a, b = (counts.astype(np.float64) for counts in (joint, *ends))
     cross = _dot(c, (a - 1) * (b - 1) - c + 1) / (pairs * (n - 2))
     return min(max((2 * cross - in_x * in_y) / size, 0.0), 1.0)
-
-
-def _dot(a: Int | Float, b: Float) -> float:
-    """Return the sum of products, the same for any number of threads."""
-    cut = range(0, b.size, ONE_THREAD)
-    return float(sum(a[i : i + ONE_THREAD] @ b[i : i + ONE_THREAD] for i in cut))

@@ -23,7 +23,7 @@ from onnx_ei._exact.unitwise import (
     single,
     spread,
 )
-from onnx_ei._sampling.source import binned, binned_outputs
+from onnx_ei._sampling.codes import binned, binned_outputs
 from onnx_ei.binning import Binning
 from onnx_ei.errors import UnsupportedModelError
 

@@ -6,12 +6,18 @@ import numpy as np
 
 from onnx_ei._kernels._jit import Array, kernel
 
-_ONE = np.uint64(1)
-_R8, _R11, _R24, _R32, _R40 = (np.uint64(n) for n in (8, 11, 24, 32, 40))
+_ZERO, _ONE = np.uint64(0), np.uint64(1)
+_R8, _R11, _R16, _R24, _R32, _R40 = (np.uint64(n) for n in (8, 11, 16, 24, 32, 40))
 _L3 = np.uint64(3)
 _LOW = np.uint64(0xFFFFFFFF)
 _DROPPED_BITS = np.uint32(8)
 _SCALE = np.float32(2.0**-24)
+# The constants of NumPy's SeedSequence, which is O'Neill's seed_seq_fe.
+_A, _A_STEP = np.uint64(0x43B0D7E5), np.uint64(0x931E8875)
+_B, _B_STEP = np.uint64(0x8B51F9DD), np.uint64(0x58F38DED)
+_LEFT, _RIGHT = np.uint64(0xCA01F9DD), np.uint64(0x4973F715)
+_POOL = 4
+_ROUNDS = 12
 # Words at a time, which stay in the L1 cache between the two loops.
 _BLOCK = 512
 
@@ -28,6 +34,64 @@ def _draw_words(state: Array, words: Array) -> None:
         c = ((c << _R24) | (c >> _R40)) + word
         words[i] = word
     state[0], state[1], state[2], state[3] = a, b, c, count
+
+
+@kernel()
+def _mix_word(pool: Array, at: int, word: np.uint64, step: Array, rest: bool) -> None:
+    """Hash a word of 32 bits, and put it at one place of the pool, or mix it with what is there.
+
+    ``pool`` uint64 (4,) of 32-bit words; ``step`` uint64 (1,): the hash's constant, stepped.
+    """
+    word = (word ^ step[0]) & _LOW
+    step[0] = step[0] * _A_STEP & _LOW
+    word = word * step[0] & _LOW
+    word ^= word >> _R16
+    if rest:
+        word = (_LEFT * pool[at] - _RIGHT * word) & _LOW
+        word ^= word >> _R16
+    pool[at] = word
+
+
+@kernel()
+def _seed_state(words: Array, state: Array) -> None:
+    """Seed one SFC64 as ``SFC64(SeedSequence(...))``; ``words`` uint64 (m,), of 32 bits each.
+
+    ``state`` uint64 (6,): filled as for ``_draw_uniform``.
+    """
+    pool = np.zeros(_POOL, np.uint64)
+    step = np.full(1, _A)
+    for i in range(_POOL):
+        _mix_word(pool, i, words[i] if i < words.size else _ZERO, step, False)
+    for i in range(_POOL):
+        for at in range(_POOL):
+            if at != i:
+                _mix_word(pool, at, pool[i], step, True)
+    for i in range(_POOL, words.size):
+        for at in range(_POOL):
+            _mix_word(pool, at, words[i], step, True)
+    state[:] = 0
+    constant = _B
+    for i in range(6):
+        word = pool[i % _POOL] ^ constant
+        constant = constant * _B_STEP & _LOW
+        word = word * constant & _LOW
+        state[i // 2] |= (word ^ (word >> _R16)) << (_R32 if i % 2 == 1 else np.uint64(0))
+    state[3] = _ONE
+    _draw_words(state, np.empty(_ROUNDS, np.uint64))
+
+
+@kernel()
+def _seed_chunks(words: Array, at: int, states: Array) -> None:
+    """Seed the SFC64 of chunks that follow each other.
+
+    NumPy took 12 us to seed one, most of the time of drawing a narrow chunk. ``words`` uint64 (m,):
+    the seed of the first, in words of 32 bits, of which that ``at`` counts the chunks;
+    ``states`` uint64 (chunks, 6), filled.
+    """
+    seed = words.copy()
+    for i in range(states.shape[0]):
+        _seed_state(seed, states[i])
+        seed[at] += _ONE
 
 
 @kernel()

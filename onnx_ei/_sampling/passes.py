@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei._sampling.source import part, rounding
+from onnx_ei._sampling.codes import part, rounding
 from onnx_ei._sampling.swept import Strands
 from onnx_ei.binning import Binning
 

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from math import ceil
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, TypeVar
 
 import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei._kernels.binning import _bin_rounded
 from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import Progress
 from onnx_ei._sampling.swept import Strands
-from onnx_ei.binning import MAX_BINS, Binning, bin_values
+from onnx_ei._sampling.tasks import run_ahead, run_tasks
+from onnx_ei.binning import MAX_BINS, Binning
 from onnx_ei.information import PairwiseInformation
 from onnx_ei.noise import CHUNK, uniform_chunks, uniform_rows
 
@@ -27,19 +25,13 @@ __all__ = [
     "Runner",
     "Source",
     "Spread",
-    "binned",
-    "binned_outputs",
     "check_histogram",
     "output_binning",
-    "part",
-    "rounding",
-    "run_tasks",
     "slices",
 ]
 
 FloatArray: TypeAlias = NDArray[np.float64]
-ROUNDING = 4
-"""Float32 steps past the end of a range that count as rounding; deep_ei allows 1e-6, 8 of them."""
+_T = TypeVar("_T")
 
 CELL_BYTES = 12
 """A count, and the information of the cell, as the pairwise kernel holds them."""
@@ -47,11 +39,15 @@ SWEEP_STREAM = 1
 """The noise of sensitivity, independent of that of EI."""
 NOISE_FLOATS = 1 << 20
 """Noise that is drawn at once, where a chunk of a wide layer would be a gigabyte."""
-BLOCK_FLOATS = 1 << 18
-"""Floats at a span's ends of the chunks that are handled at once: 1 MB, which an L2 cache holds."""
-SHORT_SECONDS = 0.03
-"""Work that one thread does alone: the kernels of a narrow layer take less time than handing the
-interpreter's lock over does."""
+BLOCK_FLOATS = 1 << 19
+"""Floats at a span's ends of the chunks that are handled at once: 2 MB. At half of it every handing
+over of the interpreter's lock is there twice (8.4 ms for 7.2), at twice of it nothing is gained."""
+NARROW_SECONDS = 0.0003
+"""A chunk's time below which threads would wait for the interpreter's lock more than they compute:
+two threads took 14 to 17 ms for blocks of a 20 -> 10 layer that one took 11 for. There a second
+thread only draws ahead, which is kernels nearly throughout."""
+ALONE_SECONDS = 0.001
+"""Work that no second thread is worth starting for."""
 SMALL_RUN = 64
 """Samples worth handing over at once: one at a time, Python takes longer than a small model."""
 ROWS_FLOATS = 1 << 22
@@ -97,41 +93,6 @@ class Spread(Protocol):
     ) -> Iterator[tuple[Any, ...]]:
         """Yield what ``Swept.add`` takes, for all passes of sensitivity."""
         ...
-
-
-def run_tasks(tasks: Iterable[Callable[[], int]], workers: int, progress: Progress) -> None:
-    """Run tasks in a pool of threads, a few ahead; report their rows in this thread.
-
-    Parameters
-    ----------
-    tasks : iterable of callable
-        Each returns the rows it ran.
-    workers : int
-        Threads; one runs everything here.
-    progress : Progress
-        Told of each task, in order.
-
-    Examples
-    --------
-    >>> run_tasks([lambda: 3, lambda: 4], 1, Progress(lambda done, total: print(done)))
-    3
-    7
-    """
-    if workers == 1:
-        for task in tasks:
-            progress.advance(task())
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Any] = deque()
-        try:
-            for task in tasks:
-                pending.append(pool.submit(task))
-                if len(pending) > 4 * workers:
-                    progress.advance(pending.popleft().result())
-            while pending:
-                progress.advance(pending.popleft().result())
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -227,15 +188,25 @@ class Source:
         """Bins of the inputs."""
         return Binning.uniform(self.n_inputs, self.in_range, self.parameters.in_bins)
 
+    def drawn(self, chunks: range, rows: int) -> NDArray[np.float32]:
+        """Return the first rows of the noise of some chunks, as ``each_block`` asks for it."""
+        return self.noise(chunks)[:rows]
+
     def each_block(
-        self, start: int, stop: int, visit: Callable[[range, int], None], progress: Progress
+        self,
+        start: int,
+        stop: int,
+        draw: Callable[[range, int], _T],
+        visit: Callable[[range, int, _T], None],
+        progress: Progress,
     ) -> None:
         """Visit the chunks that hold samples ``start`` to ``stop``, in the pool.
 
-        ``visit`` gets the indices of some chunks that follow each other, and their number of rows,
-        the last chunk's cut at ``stop``. Narrow layers have several chunks in a block: of one
-        alone, Python took more time than the kernels. The first chunk is timed: by that the others
-        are shared out. No result depends on how they are.
+        ``draw`` gets the indices of some chunks that follow each other, and their number of rows,
+        the last chunk's cut at ``stop``; ``visit`` gets the same, and what ``draw`` returned.
+        Narrow layers have several chunks in a block: of one alone, Python took more time than the
+        kernels. The first chunk is timed: by that the others are shared out. No result depends on
+        how they are.
         The rows are planned by the caller, who knows how many such calls a stage makes.
         """
         first, last = start // CHUNK, ceil(stop / CHUNK)
@@ -243,22 +214,29 @@ class Source:
         if CHUNK % self.batch:
             wide = 1  # a sample keeps its place in the runtime's batch
 
-        def task(chunk: int, size: int) -> int:
+        def block(chunk: int, size: int) -> tuple[range, int]:
             chunks = range(chunk, min(chunk + size, last))
-            rows = min(len(chunks) * CHUNK, stop - chunk * CHUNK)
-            visit(chunks, rows)
-            return rows - max(0, start - chunk * CHUNK)
+            return chunks, min(len(chunks) * CHUNK, stop - chunk * CHUNK)
+
+        def task(chunks: range, rows: int, drawn: _T | None = None) -> int:
+            visit(chunks, rows, draw(chunks, rows) if drawn is None else drawn)
+            return rows - max(0, start - chunks.start * CHUNK)
 
         began = time.perf_counter()
-        progress.advance(task(first, 1))
+        progress.advance(task(*block(first, 1)))
+        seconds = time.perf_counter() - began
         left = range(first + 1, last)
         workers = self.workers
-        if (time.perf_counter() - began) * len(left) < SHORT_SECONDS:
-            workers = 1
-        else:
+        if workers > 1 and seconds >= NARROW_SECONDS:
             # Every thread has four blocks or more, if there are so many chunks.
             wide = max(1, min(wide, len(left) // (4 * workers)))
-        run_tasks((partial(task, chunk, wide) for chunk in left[::wide]), workers, progress)
+        blocks = [block(chunk, wide) for chunk in left[::wide]]
+        if len(blocks) == 1 or seconds * len(left) < ALONE_SECONDS:
+            workers = 1
+        if workers > 1 and seconds < NARROW_SECONDS:
+            run_ahead(blocks, draw, task, progress)
+        else:
+            run_tasks((partial(task, *b) for b in blocks), workers, progress)
 
 
 def check_histogram(inputs: Binning, outputs: Binning, memory: int) -> None:
@@ -337,94 +315,6 @@ def output_binning(lower: FloatArray, upper: FloatArray, source: Source, *, wide
         lower=lower,
         upper=lower + wanted * width if widen else closed,
         n_bins=wanted.astype(np.int64),
-    )
-
-
-def binned(values: NDArray[Any], binning: Binning) -> NDArray[Any]:
-    """Return the codes of one chunk, feature-major.
-
-    Parameters
-    ----------
-    values : ndarray of float, shape (n_samples, n_units)
-        One chunk, or less.
-    binning : Binning
-        Of these units.
-
-    Returns
-    -------
-    ndarray of unsigned int, shape (n_units, n_samples)
-        Codes; the number of bins itself where a sample is dropped.
-
-    Examples
-    --------
-    >>> binned(np.array([[0.2], [0.9]]), Binning.uniform(1, (0, 1), 2)).tolist()
-    [[0, 1]]
-    """
-    codes = np.empty((values.shape[1], values.shape[0]), binning.code_dtype)
-    bin_values(values, binning, codes, np.zeros(binning.n_units, np.int64))
-    return codes
-
-
-def binned_outputs(y: NDArray[np.float32], binning: Binning) -> NDArray[Any]:
-    """Return the codes of a span's outputs: what only rounding put past an end is in its last bin.
-
-    onnxruntime's Tanh returns 1.0000002 for inputs around 8.5, torch's returns 1: a saturated unit
-    would lose the samples that it should pile up at its end.
-
-    Parameters
-    ----------
-    y : ndarray of float32, shape (n_samples, n_units)
-        One chunk, or less.
-    binning : Binning
-        Of these units.
-
-    Returns
-    -------
-    ndarray of unsigned int, shape (n_units, n_samples)
-        As :func:`binned`.
-
-    Examples
-    --------
-    >>> y = np.array([[1.0000002], [1.00001]], np.float32)
-    >>> binned_outputs(y, Binning.uniform(1, (-1, 1), 2)).tolist()
-    [[1, 2]]
-    """
-    slack = rounding(binning)
-    codes = np.empty((y.shape[1], y.shape[0]), binning.code_dtype)
-    # One compiled version for each of float32 and float64, as in bin_values.
-    values = np.ascontiguousarray(y, np.float32 if y.dtype == np.float32 else np.float64)
-    _bin_rounded(values, binning.lower, binning.upper, slack, binning.n_bins, codes)
-    return codes
-
-
-def rounding(binning: Binning) -> FloatArray:
-    """Return how far past an end of its range each unit's values may be by rounding alone."""
-    ends = np.maximum(np.abs(binning.lower), np.abs(binning.upper)).astype(np.float32)
-    slack: FloatArray = ROUNDING * np.spacing(ends).astype(np.float64)
-    return slack
-
-
-def part(binning: Binning, units: slice) -> Binning:
-    """Return the binning of some units.
-
-    Parameters
-    ----------
-    binning : Binning
-        Of all units.
-    units : slice
-        Which.
-
-    Returns
-    -------
-    Binning
-
-    Examples
-    --------
-    >>> part(Binning.uniform(3, (0, 1), 2), slice(1, 3)).n_units
-    2
-    """
-    return Binning(
-        lower=binning.lower[units], upper=binning.upper[units], n_bins=binning.n_bins[units]
     )
 
 

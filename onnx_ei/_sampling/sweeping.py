@@ -19,18 +19,12 @@ from numba import get_num_threads
 from numpy.typing import NDArray
 
 from onnx_ei._kernels.sweep import _bin_outputs, _sweep
+from onnx_ei._sampling.codes import binned, binned_outputs
 from onnx_ei._sampling.passes import RESULT_BYTES, Column, Noise, Rows, Tile
 from onnx_ei._sampling.progress import SILENT, Progress
-from onnx_ei._sampling.source import (
-    Source,
-    binned,
-    binned_outputs,
-    check_histogram,
-    output_binning,
-    run_tasks,
-    slices,
-)
+from onnx_ei._sampling.source import Source, check_histogram, output_binning, slices
 from onnx_ei._sampling.swept import Strands, SweepInformation, Swept
+from onnx_ei._sampling.tasks import run_tasks
 from onnx_ei.binning import Binning
 from onnx_ei.estimators import Rule, estimator_rule
 from onnx_ei.information import INFLUENCES
