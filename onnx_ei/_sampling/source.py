@@ -42,10 +42,11 @@ NOISE_FLOATS = 1 << 20
 BLOCK_FLOATS = 1 << 19
 """Floats at a span's ends of the chunks that are handled at once: 2 MB. At half of it every handing
 over of the interpreter's lock is there twice (8.4 ms for 7.2), at twice of it nothing is gained."""
-NARROW_SECONDS = 0.0003
-"""A chunk's time below which threads would wait for the interpreter's lock more than they compute:
-two threads took 14 to 17 ms for blocks of a 20 -> 10 layer that one took 11 for. There a second
-thread only draws ahead, which is kernels nearly throughout."""
+NARROW_SECONDS = 0.0006
+"""The first chunk's time below which threads would wait for the interpreter's lock more than they
+compute: two took 14 to 17 ms for blocks of a 20 -> 10 layer that one took 11 for (its first chunk,
+the caches cold, takes 0.35 ms, the others 0.1). There a second thread only draws ahead, which is
+kernels nearly throughout: 7 to 8 ms."""
 ALONE_SECONDS = 0.001
 """Work that no second thread is worth starting for."""
 SMALL_RUN = 64
