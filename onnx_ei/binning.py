@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ __all__ = ["MAX_BINS", "Binning", "bin_values"]
 
 MAX_BINS = 65535
 """The most bins a unit can have: with the overflow state, its codes fill 16 bits."""
+_ROUNDING = 4
+"""Float32 steps past the end of a range that count as rounding; deep_ei allows 1e-6, 8 of them."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -118,6 +121,33 @@ class Binning:
         """Number of units."""
         return int(self.n_bins.size)
 
+    @cached_property
+    def ends(self) -> NDArray[np.float64]:
+        """Lower and upper ends, and the least and the greatest values that lie in a bin: the same.
+
+        Of shape (4, n_units), as the kernel takes them.
+        """
+        return np.stack([self.lower, self.upper, self.lower, self.upper])
+
+    @cached_property
+    def rounded_ends(self) -> NDArray[np.float64]:
+        """As :attr:`ends`, but what only rounding in float32 put past an end lies in its bin.
+
+        Examples
+        --------
+        >>> ends = Binning.uniform(1, (-1, 1), 2).rounded_ends[:, 0]
+        >>> bool(ends[2] < ends[0] < ends[1] < ends[3])
+        True
+        """
+        lower, upper = self.lower, self.upper
+        ends = np.maximum(np.abs(lower), np.abs(upper)).astype(np.float32)
+        slack = _ROUNDING * np.spacing(ends).astype(np.float64)
+        least, most = lower - slack, upper + slack
+        # rounding the sum may have gone a step too far
+        least = np.where(lower - least > slack, np.nextafter(least, np.inf), least)
+        most = np.where(most - upper > slack, np.nextafter(most, -np.inf), most)
+        return np.stack([lower, upper, least, most])
+
     @property
     def code_dtype(self) -> np.dtype[np.uint8] | np.dtype[np.uint16]:
         """Smallest dtype that holds every code and the overflow state after the last bin."""
@@ -181,7 +211,7 @@ def bin_values(
     # One compiled version for each of float32 and float64: the others are cast.
     dtype = np.float32 if x.dtype in (np.float32, np.float16) else np.float64
     values = np.ascontiguousarray(x, dtype=dtype)
-    _bin_values(values, binning.lower, binning.upper, binning.n_bins, out, dropped)
+    _bin_values(values, binning.ends, binning.n_bins, 0, out, dropped)
 
 
 def _whole(bins: Any) -> NDArray[np.int64]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,8 +27,10 @@ __all__ = ["SpanRunner", "runner"]
 # Floats that one run may hold in its largest tensor, or at its two ends: 16 MB, so that a chunk's
 # batch stays near the cache, and a narrow span through wide layers does not eat the memory.
 _FLOATS_A_RUN = 1 << 22
-_LATEST = threading.local()
-"""The span that this thread ran last, which alone keeps buffers for it."""
+_KEPT_FLOATS = 1 << 22
+"""Floats of the outputs that a span keeps buffers for, between its runs: 16 MB."""
+_latest: weakref.ref[SpanRunner] | None = None
+"""The span that ran last, which alone keeps buffers."""
 
 
 class SpanRunner:
@@ -57,7 +60,9 @@ class SpanRunner:
         self._output = str(span.model.graph.outputs[0].name)
         dtype = span.model.graph.inputs[0].dtype
         self._dtype = np.dtype(np.float32) if dtype is None else dtype.numpy()
-        self._bound = threading.local()
+        # Taken by a run and put back after it: a new thread need not make its own, which took it
+        # 1 to 3 ms, as long as a small layer's whole share.
+        self._idle: list[BoundRun] = []
         self.cpu_nodes = self._session.cpu_nodes
         self.remark = _remark(self._session, span) if self.cpu_nodes else None
 
@@ -109,35 +114,41 @@ class SpanRunner:
                 # the runtime always sees the same batch; a sample of the batch itself fills it up,
                 # since zeros may be outside what an activation is defined for
                 part = np.concatenate([part, np.repeat(part[:1], self.rows - count, axis=0)])
-            out[start : start + count] = self._run(part)[:count]
+            self._run(part, out[start : start + count])
         return out
 
-    def _run(self, part: NDArray[np.float32]) -> NDArray[Any]:
+    def _run(self, part: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """Run one batch; fill ``out`` with the first of its results."""
         span = self.span
         feed = part.reshape(len(part), *span.in_shape).astype(self._dtype, copy=False)
-        result = self._run_bound(feed)
-        if result.size != len(part) * span.n_outputs:
-            raise BackendError(
-                f"span {span.in_layer!r} -> {span.layer!r}: expected {span.n_outputs} outputs a "
-                f"sample, got shape {result.shape} for {len(part)} samples"
-            )
-        if span.function is not None:
-            result = span.function(result.astype(np.float32))  # it may keep what it is given
-        return result.reshape(len(part), span.n_outputs)
+        with self._bound_to(feed) as result:
+            if result.size != len(part) * span.n_outputs:
+                raise BackendError(
+                    f"span {span.in_layer!r} -> {span.layer!r}: expected {span.n_outputs} outputs "
+                    f"a sample, got shape {result.shape} for {len(part)} samples"
+                )
+            if span.function is not None:
+                result = span.function(result.astype(np.float32))  # it may keep what it is given
+            out[:] = result.reshape(len(part), span.n_outputs)[: len(out)]
 
-    def _run_bound(self, feed: NDArray[Any]) -> NDArray[Any]:
-        """Run over this thread's buffers: what comes out is overwritten by its next run."""
-        latest: Any = getattr(_LATEST, "runner", None)
-        before = None if latest is None else latest()
+    @contextmanager
+    def _bound_to(self, feed: NDArray[Any]) -> Iterator[NDArray[Any]]:
+        """Run over buffers that are nobody else's until the result has been read."""
+        global _latest
+        before = None if _latest is None else _latest()
         if before is not self:
+            _latest = weakref.ref(self)
             if before is not None:
-                before._bound.__dict__.clear()
-            _LATEST.runner = weakref.ref(self)
-        bound: BoundRun | None = getattr(self._bound, "run", None)
-        if bound is None or not bound.takes(feed):
-            self._bound.run, first = self._session.bound("x", feed, self._output)
-            return first
-        return bound(feed)
+                before._idle.clear()
+        try:
+            run = self._idle.pop()
+        except IndexError:  # asked for beforehand, another thread might take it in between
+            run, result = self._session.bound("x", feed, self._output)
+        else:
+            result = run(feed)
+        yield result
+        if (len(self._idle) + 1) * result.size <= _KEPT_FLOATS:
+            self._idle.append(run)
 
 
 def _remark(session: Session, span: Span) -> str | None:

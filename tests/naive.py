@@ -21,34 +21,26 @@ STEP = 0x9E3779B97F4A7C15
 
 
 def bin_values(
-    x: Array, lower: Array, upper: Array, n_bins: Array, out: Array, dropped: Array
+    x: Array, ends: Array, n_bins: Array, first: int, out: Array, dropped: Array
 ) -> None:
-    for s, sample in enumerate(x.tolist()):
-        for u, value in enumerate(sample):
-            low, high, bins = float(lower[u]), float(upper[u]), int(n_bins[u])
-            if math.isnan(value) or value < low or value > high:
-                out[u, s] = bins
-                dropped[u] += 1
-            else:
-                out[u, s] = min(math.floor((value - low) * bins / (high - low)), bins - 1)
+    codes = np.empty(len(x), np.int32)
+    for u, limits in enumerate(ends.T.tolist()):
+        column_codes(x[:, u], tuple(limits), float(n_bins[u]), codes)
+        out[u, first : first + len(x)] = codes
+        dropped[u] += codes.tolist().count(n_bins[u])
 
 
 def take_column(flat: Array, first: int, step: int, column: Array) -> None:
     column[:] = [flat[first + i * step] for i in range(column.size)]
 
 
-def widen_ends(column: Array, low: float, high: float, slack: float) -> None:
-    for i, value in enumerate(column.tolist()):
-        if high < value <= high + slack:
-            column[i] = high
-        if low - slack <= value < low:
-            column[i] = low
-
-
-def column_codes(column: Array, low: float, high: float, bins: float, codes: Array) -> None:
-    found, ends = np.empty((1, column.size), int), np.array([[low], [high]])
-    bin_values(column[:, None], *ends, np.array([bins], int), found, np.zeros(1, int))
-    codes[:] = found[0]
+def column_codes(column: Array, ends: tuple[float, ...], bins: float, codes: Array) -> None:
+    low, high, least, most = ends
+    for i, value in enumerate(column.astype(np.float64).tolist()):
+        codes[i] = int(bins)
+        if least <= value <= most:
+            code = math.floor((min(max(value, low), high) - low) * bins / (high - low))
+            codes[i] = min(code, int(bins) - 1)
 
 
 def store_codes(codes: Array, n_bins: int, line: Array, dropped: Array) -> None:
@@ -116,6 +108,11 @@ def count_pair(x: Array, rows: Array, slab: Array) -> None:
         slab[cell] += count
 
 
+def count_two_pairs(x: Array, other: Array, rows: Array, slab: Array, other_slab: Array) -> None:
+    count_pair(x, rows, slab)
+    count_pair(other, rows, other_slab)
+
+
 def join_codes(codes: Array, step: int, twos: Array) -> None:
     codes = codes.tolist()
     twos[:] = [a * step + b for a, b in zip(codes[::2], codes[1::2], strict=False)]
@@ -170,6 +167,7 @@ def weigh_cells(
         sums[2, a] = sum(
             n * ((n - 1) * (y[b] - 2) + (x[a] - n) * (y[b] - 1)) for b, n in enumerate(column) if n
         )
+        sums[3, a] = x[a] - 1
 
 
 def look_up(
@@ -179,6 +177,11 @@ def look_up(
         at = min(max((place + 40) * 16, 0), len(null) - 0.001)
         rows[i], shares[i] = math.floor(at), at - math.floor(at)
         moments += weight * (null[rows[i], :8] + shares[i] * null[rows[i], 8:])
+
+
+def add_lines(rows: Array, shares: Array, weights: Array, lines: Array, sums: Array) -> None:
+    for row, share, weight in zip(rows, shares, weights, strict=False):
+        sums += weight * (lines[row, :8] + share * lines[row, 8:])
 
 
 def sum_null(n_x: Array, n_y: Array, tables: Array, null: Array, moments: Array) -> None:
@@ -721,33 +724,6 @@ def sweeps(
         hits = np.empty(n_bins + len(crossings) + 2, np.int64)
         line_cells(np.array(crossings[::order]), codes[::order], table, hits)
         cells_information(table, hits, missing / n_bins, results[a])
-
-
-def bin_rounded(
-    x: Array, lower: Array, upper: Array, slack: Array, n_bins: Array, out: Array
-) -> None:
-    moved = x.astype(np.float64)
-    for u, (low, high) in enumerate(zip(lower, upper, strict=True)):
-        column = moved[:, u]
-        column[(column > high) & (column - high <= slack[u])] = high
-        column[(column < low) & (low - column <= slack[u])] = low
-    bin_values(moved, lower, upper, n_bins, out, np.zeros(n_bins.size, np.int64))
-
-
-def rounded_codes(column: Array, ends: tuple[float, ...], bins: float, codes: Array) -> None:
-    low, high, least, most = ends
-    for i, value in enumerate(column.astype(np.float64).tolist()):
-        codes[i] = int(bins)
-        if least <= value <= most:
-            code = math.floor((min(max(value, low), high) - low) * bins / (high - low))
-            codes[i] = min(code, int(bins) - 1)
-
-
-def bin_outputs(x: Array, ends: Array, n_bins: Array, first: int, out: Array) -> None:
-    codes = np.empty(len(x), np.int32)
-    for u, limits in enumerate(ends.T.tolist()):
-        rounded_codes(x[:, u], tuple(limits), float(n_bins[u]), codes)
-        out[u, first : first + len(x)] = codes
 
 
 def in_one_bin(y: Array, least: int, found: Array) -> None:

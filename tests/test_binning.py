@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from onnx_ei._sampling.codes import binned_outputs
 from onnx_ei.binning import MAX_BINS, Binning, bin_values
 
 quick = settings(derandomize=True, deadline=None, max_examples=40)
@@ -172,3 +174,24 @@ class TestBinValues:
         for dtype in (np.uint8, np.int64):
             with pytest.raises(ValueError, match="out must be uint16 or a wider unsigned, got"):
                 bin_values(x, binning, out.astype(dtype), dropped)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.1, 0.7), (-3.0, 1e6)])
+def test_rounded_ends(dtype: Any, limits: tuple[float, float]) -> None:
+    """What is at most four steps of float32 past an end is in its bin, the next is dropped."""
+    bins = Binning(lower=np.repeat(limits[0], 2), upper=np.repeat(limits[1], 2), n_bins=[4, 300])
+    step = 4 * np.spacing(np.float32(max(map(abs, limits)))).astype(np.float64)
+    ends = np.repeat([*limits, limits[0] - step, limits[1] + step], 4).astype(dtype)
+    past = [np.nextafter(ends, dtype(side * 9e9)) for side in (-1, 1)]
+    x = np.concatenate([ends, *past, np.array([np.nan, np.inf, -np.inf], dtype)])
+    codes = binned_outputs(np.repeat(x[:, None], 2, axis=1), bins)
+    low, high = (np.float64(end) for end in limits)
+    for unit, n_bins in enumerate((4, 300)):
+        for value, code in zip(x.astype(np.float64).tolist(), codes[unit].tolist(), strict=True):
+            near = low - value <= step and value - high <= step
+            moved = min(max(value, low), high)
+            at = (
+                min(math.floor((moved - low) * n_bins / (high - low)), n_bins - 1) if near else None
+            )
+            assert code == (n_bins if at is None else at), value

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from onnx_ei import _kernels
-from onnx_ei._kernels import binning, judging, noise, pairwise, rare, units, vector
+from onnx_ei._kernels import _lanes, binning, judging, noise, pairwise, rare, units, vector
 from onnx_ei._kernels._jit import Array
 from onnx_ei.estimators import ESTIMATORS, estimator_rule
 from onnx_ei.histogram import _layout
@@ -116,12 +116,11 @@ class TestBinning:
         assert_same(binning._take_column, naive.take_column, flat, 2, 5, column)
         naive.take_column(flat, 2, 5, column)
         column[:4] = [1.0 + 1e-9, -1.0 - 1e-9, np.nan, np.inf][:n]
-        ends = -1.0, 1.0
-        assert_same(binning._widen_ends, naive.widen_ends, column, *ends, 1e-8)
-        naive.widen_ends(column, *ends, 1e-8)
         codes, line, dropped = np.zeros(n, np.int32), np.zeros(n, np.uint8), np.full(1, 3)
-        assert_same(binning._column_codes, naive.column_codes, column, *ends, 9.0, codes)
-        naive.column_codes(column, *ends, 9.0, codes)
+        for slack in (0.0, 1e-8):
+            ends = -1.0, 1.0, -1.0 - slack, 1.0 + slack
+            assert_same(binning._column_codes, naive.column_codes, column, ends, 9.0, codes)
+            naive.column_codes(column, ends, 9.0, codes)
         assert_same(binning._store_codes, naive.store_codes, codes, 9, line, dropped)
 
     @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -133,16 +132,20 @@ class TestBinning:
         x.ravel()[: len(special)] = special[: x.size]
         lower, upper = np.array([-1.0, 0.0, -1.5]), np.array([1.0, 1.0, 1.5])
         n_bins = np.array([8, 1, 300])
-        out, dropped = np.zeros((3, n), np.uint16), np.zeros(3, np.int64)
-        assert_same(binning._bin_values, naive.bin_values, x, lower, upper, n_bins, out, dropped)
+        ends = np.stack([lower, upper, lower, upper])
+        out, dropped = np.full((3, n + 10), 7, np.uint16), np.ones(3, np.int64)
+        given = (x, ends, n_bins, 10, out, dropped)
+        assert_same(binning._bin_values, naive.bin_values, *given)
+        binning._bin_values(*given)
+        assert (out[:, :10] == 7).all()
 
     def test_strided_out(self) -> None:
         x = np.random.default_rng(0).uniform(0, 1, (100, 2))
         whole = np.zeros((2, 300), np.uint8)
-        ends, bins = (np.zeros(2), np.ones(2)), np.array([5, 6])
-        binning._bin_values(x, *ends, bins, whole[:, 100:200], np.zeros(2, np.int64))
+        ends, bins = np.repeat([[0.0], [1.0], [0.0], [1.0]], 2, axis=1), np.array([5, 6])
+        binning._bin_values(x, ends, bins, 0, whole[:, 100:200], np.zeros(2, np.int64))
         expected = np.zeros((2, 100), np.uint8)
-        naive.bin_values(x, *ends, bins, expected, np.zeros(2, np.int64))
+        naive.bin_values(x, ends, bins, 0, expected, np.zeros(2, np.int64))
         np.testing.assert_array_equal(whole[:, 100:200], expected)
         assert not whole[:, :100].any()
         assert not whole[:, 200:].any()
@@ -236,6 +239,8 @@ class TestPairwise:
         rows = (rng.integers(0, 5, 100) * 5).astype(np.uint32)
         slab = np.zeros(25, np.uint32)
         assert_same(pairwise._count_pair, naive.count_pair, x, rows, slab)
+        two = (x, x[::-1].copy(), rows, slab, slab + np.uint32(1))
+        assert_same(pairwise._count_two_pairs, naive.count_two_pairs, *two)
 
     @pytest.mark.parametrize("n", [0, 1, 2, 301])
     def test_count_twos(self, n: int) -> None:
@@ -271,7 +276,7 @@ class TestPairwise:
         assert_same(pairwise._weigh_cells, naive.weigh_cells, *arguments)
         if null.size:
             for place in (-50.0, -3.3, 0.0, 7.97, 40.0):
-                scratch = np.zeros(2, np.int64), np.zeros(2)
+                scratch = np.zeros(2, np.int32), np.zeros(2)
                 looked_up = (np.array([place, 1.0]), np.array([-2.0, 1.5]), null)
                 assert_same(judging._look_up, naive.look_up, *looked_up, *scratch, np.ones(8))
             moments = np.zeros(8)
@@ -339,6 +344,26 @@ class TestRare:
         for name in ("unseen_nats", "covered_nats"):
             pairs = run_both(getattr(rare, f"_{name}"), getattr(naive, name), *arguments)
             np.testing.assert_allclose(*pairs[1], rtol=1e-7, atol=1e-12)
+
+
+@pytest.mark.parametrize("n", [0, 1, 5, 300])
+def test_lines_are_added_to_the_bit(n: int) -> None:
+    """The vector instructions, the loop that stands for them without the compiler, and the twin."""
+    rng = np.random.default_rng(n)
+    lines, sums = rng.normal(size=(9, 16)), rng.normal(size=8)
+    rows = rng.integers(0, 9, n).astype(np.int32)
+    shares, weights = rng.random(n + 2), rng.normal(size=n + 2)
+    expected, plain, compiled = sums.copy(), sums.copy(), sums.copy()
+    naive.add_lines(rows, shares, weights, lines, expected)
+    _lanes.add_lines(rows, shares, weights, lines, plain)
+    _call_add_lines(rows, shares, weights, lines, compiled)
+    np.testing.assert_array_equal(plain, expected)
+    np.testing.assert_array_equal(compiled, expected)
+
+
+@numba.njit
+def _call_add_lines(rows: Array, shares: Array, weights: Array, lines: Array, sums: Array) -> None:
+    _lanes.add_lines(rows, shares, weights, lines, sums)
 
 
 def test_count_codes() -> None:

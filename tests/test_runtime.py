@@ -13,7 +13,7 @@ from brute import build, random
 from graphs import node
 from onnx import TensorProto
 
-from onnx_ei import sessions
+from onnx_ei import runtime, sessions
 from onnx_ei.errors import BackendError
 from onnx_ei.noise import CHUNK
 from onnx_ei.runtime import SpanRunner, runner
@@ -282,17 +282,29 @@ def test_bound_buffers_give_what_a_plain_run_gives_to_the_bit() -> None:
     np.testing.assert_array_equal(again[::-1], first)
 
 
-def test_a_thread_keeps_the_buffers_of_one_span_only() -> None:
+def test_the_buffers_of_one_span_only_are_kept() -> None:
     one, other = runner(dense_span(4, 3)), runner(dense_span(3, 2))
     x = random(5, 4)
     before = one(x)
-    assert hasattr(one._bound, "run")
+    assert len(one._idle) == 1
     other(random(5, 3))
-    assert not hasattr(one._bound, "run")
-    with ThreadPoolExecutor(1) as pool:
-        np.testing.assert_array_equal(pool.submit(one, x).result(), before)
-    assert hasattr(other._bound, "run")
+    assert not one._idle
+    assert len(other._idle) == 1
     np.testing.assert_array_equal(one(x), before)
+
+
+def test_buffers_go_from_thread_to_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = runner(dense_span(4, 3))
+    x = random(5, 4)
+    before, kept = made(x), made._idle[0]
+    with ThreadPoolExecutor(1) as pool:
+        np.testing.assert_array_equal(pool.submit(made, x).result(), before)
+    assert made._idle == [kept]
+    # As many as fit: of two that run at once, each makes its own, and the second is let go.
+    monkeypatch.setattr(runtime, "_KEPT_FLOATS", CHUNK * 3)
+    with made._bound_to(np.repeat(x[:1], CHUNK, axis=0)), ThreadPoolExecutor(1) as pool:
+        np.testing.assert_array_equal(pool.submit(made, x).result(), before)
+    assert len(made._idle) == 1
 
 
 # --- CUDA ------------------------------------------------------------------------------------

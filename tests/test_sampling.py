@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -15,7 +17,7 @@ from numpy.typing import NDArray
 from onnx_ei import sampling
 from onnx_ei._sampling import source
 from onnx_ei._sampling.progress import Progress, reporting
-from onnx_ei._sampling.tasks import run_ahead, run_tasks
+from onnx_ei._sampling.tasks import run_tasks
 from onnx_ei.errors import (
     MissingDependencyError,
     NotConvergedWarning,
@@ -335,11 +337,11 @@ class TestDeterminism:
         self, name: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         first = self.reference(name, samples=20_000)
-        # Here alone, drawn ahead by another thread, or in the pool; in blocks of one chunk or more.
-        for alone, narrow in ((1e9, 0.0), (0.0, 1e9), (0.0, 0.0)):
+        # Here alone, or in the pool too; in blocks of one chunk or more.
+        for alone, block in ((1e9, 0.0), (0.0, 1e9), (0.0, 0.0)):
             for floats in (1, 1 << 16, 1 << 30):
                 monkeypatch.setattr(source, "ALONE_SECONDS", alone)
-                monkeypatch.setattr(source, "NARROW_SECONDS", narrow)
+                monkeypatch.setattr(source, "BLOCK_SECONDS", block)
                 monkeypatch.setattr(source, "BLOCK_FLOATS", floats)
                 assert self.reference(name, samples=20_000) == first
 
@@ -752,40 +754,44 @@ class TestProgress:
             pass
 
 
-class TestRunAhead:
-    @pytest.mark.parametrize("broken", ["draw", "task"])
-    def test_an_error_stops_the_rest(self, broken: str) -> None:
-        ran: dict[str, list[int]] = {"draw": [], "task": []}
-
-        def step(name: str, chunks: range) -> int:
-            ran[name].append(chunks.start)
-            if name == broken and chunks.start == 5:
-                raise RuntimeError("five")
-            return chunks.start
-
-        def task(chunks: range, rows: int, drawn: int) -> int:
-            assert drawn == chunks.start
-            return step("task", chunks)
-
-        blocks = ((range(i, i + 1), 1) for i in range(1000))
-        with pytest.raises(RuntimeError, match="five"):
-            run_ahead(
-                blocks,
-                lambda chunks, rows: step("draw", chunks),
-                task,
-                Progress(lambda done, total: None),
-            )
-        assert ran["task"] == list(range(5 if broken == "draw" else 6))
-        assert ran["draw"] == list(range(len(ran["draw"])))
-        assert len(ran["draw"]) < 12
-
-
 class TestRunTasks:
+    @pytest.mark.parametrize("workers", [1, 2, 3])
+    def test_every_task_runs_once(self, workers: int) -> None:
+        ran: list[int] = []
+        reported: list[int] = []
+
+        def run(index: int) -> int:
+            ran.append(index)
+            return index
+
+        progress = Progress(lambda done, total: reported.append(done))
+        run_tasks((partial(run, i) for i in range(100)), workers, progress)
+        assert sorted(ran) == list(range(100))
+        assert reported[-1] == sum(range(100))
+
+    def test_this_thread_works_too(self) -> None:
+        """Another one stops until half of the tasks are done: this one does not wait for it."""
+        done = threading.Event()
+        here: list[int] = []
+
+        def run(index: int) -> int:
+            if threading.current_thread() is not threading.main_thread():
+                assert done.wait(60)
+            else:
+                here.append(index)
+                if len(here) == 5:
+                    done.set()
+            return 1
+
+        run_tasks((partial(run, i) for i in range(10)), 2, Progress(lambda done, total: None))
+        assert len(here) >= 5
+
     @pytest.mark.parametrize("workers", [1, 3])
     def test_an_error_stops_the_rest(self, workers: int) -> None:
         ran: list[int] = []
 
         def fail(index: int) -> int:
+            time.sleep(0.001)  # as work does, which leaves the interpreter's lock to the others
             ran.append(index)
             if index == 5:
                 raise RuntimeError("five")

@@ -9,11 +9,8 @@ import numpy as np
 import pytest
 from test_kernels import PAIRS, assert_same, random_codes, run_both
 
-from onnx_ei._kernels import binning, judging, sweep
+from onnx_ei._kernels import judging, sweep
 from onnx_ei._kernels._jit import Array
-from onnx_ei._sampling.codes import binned_outputs
-from onnx_ei._sampling.passes import rounded_ends
-from onnx_ei.binning import Binning
 from onnx_ei.estimators import ESTIMATORS, estimator_rule
 from onnx_ei.information import pairwise_information
 
@@ -115,36 +112,6 @@ def test_add_influences() -> None:
     weights = np.random.default_rng(2).normal(size=c["weights"].size)
     given = (c["cells"], c["hits"], weights, 1.3, np.zeros(9))
     assert_same(sweep._add_influences, naive.add_influences, *given)
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_bin_rounded(dtype: Any) -> None:
-    x = np.random.default_rng(0).uniform(-1.5, 1.5, (150, 2)).astype(dtype)
-    near = [1.0, 1.0000002, 1.0000006, -1.0, -1.0000002, -1.1, np.nan, np.inf, -np.inf, 1.1]
-    x[: len(near)] = np.array(near, dtype)[:, None]
-    lower, upper, slack = np.full(2, -1.0), np.full(2, 1.0), np.array([5e-7, 0.0])
-    arguments = (x, lower, upper, slack, np.array([4, 300]), np.zeros((2, 150), np.uint16))
-    assert_same(binning._bin_rounded, naive.bin_rounded, *arguments)
-    binning._bin_rounded(*arguments)
-    assert arguments[-1][:, :6].tolist() == [[3, 3, 4, 0, 0, 4], [299, 300, 300, 0, 300, 300]]
-
-
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("limits", [(-1.0, 1.0), (0.1, 0.7), (-3.0, 1e6)])
-def test_bin_outputs(dtype: Any, limits: tuple[float, float]) -> None:
-    """As ``_bin_rounded`` bins, at the last values that rounding explains and the next ones too."""
-    bins = Binning(lower=np.repeat(limits[0], 2), upper=np.repeat(limits[1], 2), n_bins=[4, 300])
-    ends = rounded_ends(bins)
-    x = np.random.default_rng(0).uniform(*ends[2:, 0], (300, 2)).astype(dtype)
-    near = np.array([*ends[:, 0], np.nan, np.inf, -np.inf], dtype)
-    finite = near[:4]
-    steps = [near, np.nextafter(finite, dtype(9e9)), np.nextafter(finite, dtype(-9e9))]
-    x[: near.size + 8] = np.concatenate(steps)[:, None]
-    out = np.full((2, 310), 7, np.uint16)
-    assert_same(sweep._bin_outputs, naive.bin_outputs, x, ends, bins.n_bins, 10, out)
-    sweep._bin_outputs(x, ends, bins.n_bins, 10, out)
-    np.testing.assert_array_equal(out[:, 10:], binned_outputs(x, bins))
-    assert (out[:, :10] == 7).all()
 
 
 @pytest.mark.parametrize("at", [None, 0, 1, 150, 299])

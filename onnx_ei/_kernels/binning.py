@@ -25,19 +25,12 @@ def _take_column(flat: Array, first: int, step: int, column: Array) -> None:
 
 
 @kernel()
-def _widen_ends(column: Array, low: float, high: float, slack: float) -> None:
-    """Put what is no further than ``slack`` past an end on that end."""
-    for i in range(column.size):
-        value: float = np.float64(column[i])
-        above = value > high and value - high <= slack
-        below = value < low and low - value <= slack
-        value = high if above else value
-        column[i] = low if below else value
+def _column_codes(column: Array, ends: tuple[float, ...], bins: float, codes: Array) -> None:
+    """Bin a unit's values; ``codes`` int32, filled, with ``bins`` for what is out of range.
 
-
-@kernel()
-def _column_codes(column: Array, low: float, high: float, bins: float, codes: Array) -> None:
-    """Bin a unit's values; ``codes`` int32, filled, with ``bins`` for what is out of range."""
+    ``ends`` are those of the range, and the least and the greatest values that lie on them.
+    """
+    low, high, least, most = ends
     width = high - low
     last = bins - 1.0
     # Chosen after it is computed, so that nothing branches; what is chosen always fits an int32.
@@ -45,8 +38,9 @@ def _column_codes(column: Array, low: float, high: float, bins: float, codes: Ar
         value = np.float64(column[i])
         at: float = ((value - low) * bins) / width
         at = last if at > last else at
-        at = at if value >= low else bins
-        at = at if value <= high else bins
+        at = 0.0 if at < 0.0 else at
+        at = at if value >= least else bins
+        at = at if value <= most else bins
         codes[i] = np.int32(at)
 
 
@@ -62,12 +56,13 @@ def _store_codes(codes: Array, n_bins: int, line: Array, dropped: Array) -> None
 
 @kernel()
 def _bin_values(
-    x: Array, lower: Array, upper: Array, n_bins: Array, out: Array, dropped: Array
+    x: Array, ends: Array, n_bins: Array, first: int, out: Array, dropped: Array
 ) -> None:
-    """Bin sample-major values into feature-major codes.
+    """Bin sample-major values into their place among feature-major codes.
 
-    ``x`` float (n, units); ``lower``, ``upper`` float64 (units,); ``n_bins`` int64 (units,);
-    ``out`` unsigned (units, n), filled; ``dropped`` int64 (units,), added to.
+    ``x`` float (m, units); ``ends`` float64 (4, units): of ``_column_codes``; ``n_bins`` int64
+    (units,); ``out`` unsigned (units, n), filled from sample ``first`` on; ``dropped`` int64
+    (units,), added to.
     """
     n_samples, n_units = x.shape
     flat = x.ravel()
@@ -78,28 +73,7 @@ def _bin_values(
         values, found = column[: stop - start], codes[: stop - start]
         for u in range(n_units):
             _take_column(flat, start * n_units + u, n_units, values)
-            _column_codes(values, lower[u], upper[u], float(n_bins[u]), found)
-            _store_codes(found, n_bins[u], out[u, start:stop], dropped[u : u + 1])
-
-
-@kernel()
-def _bin_rounded(
-    x: Array, lower: Array, upper: Array, slack: Array, n_bins: Array, out: Array
-) -> None:
-    """Bin sample-major values into feature-major codes, ends widened by what rounding can do.
-
-    As ``_bin_values``, and ``slack`` float64 (units,): what is no further past an end lies on it.
-    """
-    n_samples, n_units = x.shape
-    flat = x.ravel()
-    column = np.empty(_BLOCK, np.float64)
-    codes = np.empty(_BLOCK, np.int32)
-    dropped = np.zeros(1, np.int64)
-    for start in range(0, n_samples, _BLOCK):
-        stop = min(start + _BLOCK, n_samples)
-        values, found = column[: stop - start], codes[: stop - start]
-        for u in range(n_units):
-            _take_column(flat, start * n_units + u, n_units, values)
-            _widen_ends(values, lower[u], upper[u], slack[u])
-            _column_codes(values, lower[u], upper[u], float(n_bins[u]), found)
-            _store_codes(found, n_bins[u], out[u, start:stop], dropped)
+            limits = (ends[0, u], ends[1, u], ends[2, u], ends[3, u])
+            _column_codes(values, limits, float(n_bins[u]), found)
+            line = out[u, first + start : first + stop]
+            _store_codes(found, n_bins[u], line, dropped[u : u + 1])

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from onnx_ei._kernels._jit import Array, kernel
+from onnx_ei._kernels._lanes import add_lines
 from onnx_ei._kernels.rare import _covered_nats, _unseen_nats
 
 COVERAGE = 3
@@ -58,30 +59,18 @@ def _look_up(
 
     ``places`` float64 (m,): binary logarithms of the means; ``weights`` float64 (>= m,), by what
     they are multiplied; ``null`` float64 (rows, 16): eight moments, and their steps to the next
-    row; ``rows`` int64 and ``shares`` float64, both (>= m,), scratch; ``moments`` float64 (8,),
+    row; ``rows`` int32 and ``shares`` float64, both (>= m,), scratch; ``moments`` float64 (8,),
     added to in the order of the places.
     """
     highest = null.shape[0] + 1 - 1.001
+    # In int32, to and from which there are vector instructions: by int64 it took three times as
+    # long.
     for i in range(places.size):
         at = min(max((places[i] - _FINEST) * _STEPS, 0.0), highest)
-        rows[i] = np.int64(at)
-        shares[i] = at - rows[i]
-    # Eight sums in registers, and rows found beforehand: one loop over the moments of each place,
-    # through memory, took three times as long, and with differences for steps 1.6 times.
-    m0, m1, m2, m3 = moments[0], moments[1], moments[2], moments[3]
-    m4, m5, m6, m7 = moments[4], moments[5], moments[6], moments[7]
-    for i in range(places.size):
-        row, share, weight = rows[i], shares[i], weights[i]
-        m0 += weight * (null[row, 0] + share * null[row, 8])
-        m1 += weight * (null[row, 1] + share * null[row, 9])
-        m2 += weight * (null[row, 2] + share * null[row, 10])
-        m3 += weight * (null[row, 3] + share * null[row, 11])
-        m4 += weight * (null[row, 4] + share * null[row, 12])
-        m5 += weight * (null[row, 5] + share * null[row, 13])
-        m6 += weight * (null[row, 6] + share * null[row, 14])
-        m7 += weight * (null[row, 7] + share * null[row, 15])
-    moments[0], moments[1], moments[2], moments[3] = m0, m1, m2, m3
-    moments[4], moments[5], moments[6], moments[7] = m4, m5, m6, m7
+        row = np.int32(at)
+        rows[i] = row
+        shares[i] = at - np.float64(row)
+    add_lines(rows[: places.size], shares, weights, null, moments)
 
 
 @kernel()
@@ -101,7 +90,7 @@ def _sum_null(n_x: Array, n_y: Array, tables: Array, null: Array, moments: Array
     # of two or three y's, a call for each took four times as long.
     places = np.empty(max(_PLACES, n_y.size + 1))
     weights = np.empty(places.size)
-    rows = np.empty(places.size, np.int64)
+    rows = np.empty(places.size, np.int32)
     shares = np.empty(places.size)
     used = 1
     for y in range(n_y.size):
@@ -117,10 +106,13 @@ def _sum_null(n_x: Array, n_y: Array, tables: Array, null: Array, moments: Array
     done = 0
     for x in range(n_x.size):
         if n_x[x] > 0:
-            places[done] = tables[n_x[x], 5]
+            place = tables[n_x[x], 5]
+            places[done] = place
             weights[done] = -1.0
+            # a line of its own: of one array, what is read might be what was just written
+            line = places[done : done + used]
             for y in range(1, used):
-                places[done + y] = places[done] - whole + margin[y]
+                line[y] = place - whole + margin[y]
             done += used
         if done + used > places.size or x == n_x.size - 1:
             _look_up(places[:done], weights, null, rows, shares, moments)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import numpy as np
 
 from onnx_ei._kernels._jit import Array, kernel
-from onnx_ei._kernels.binning import _take_column
 from onnx_ei._kernels.judging import COVERAGE, _conclude, _extrapolate, _sum_margins
 
 _ONE, _ZERO = np.uint32(1), np.uint32(0)
@@ -17,52 +16,8 @@ _ONE, _ZERO = np.uint32(1), np.uint32(0)
 # adding changes a sum.
 _GRAIN = 1048576.0
 _FINE = 67108864.0
-# Samples of an output that are binned at a time, as in ``_bin_values``.
+# Samples of an output that are looked at before it is said to move.
 _BLOCK = 128
-
-
-@kernel()
-def _rounded_codes(column: Array, ends: tuple[float, ...], bins: float, codes: Array) -> None:
-    """Bin a unit's values; ``codes`` int32, filled, with ``bins`` for what is out of range.
-
-    As ``_widen_ends`` and ``_column_codes`` do one after the other, in 0.75 of their time:
-    ``ends`` are those of the range, and the least and the greatest values that lie on them.
-    """
-    low, high, least, most = ends
-    width = high - low
-    last = bins - 1.0
-    # Chosen after it is computed, so that nothing branches; what is chosen always fits an int32.
-    for i in range(column.size):
-        value = np.float64(column[i])
-        at: float = ((value - low) * bins) / width
-        at = last if at > last else at
-        at = 0.0 if at < 0.0 else at
-        at = at if value >= least else bins
-        at = at if value <= most else bins
-        codes[i] = np.int32(at)
-
-
-@kernel()
-def _bin_outputs(x: Array, ends: Array, n_bins: Array, first: int, out: Array) -> None:
-    """Bin some samples of outputs into their place among the codes of all samples.
-
-    ``x`` float (m, units); ``ends`` float64 (4, units), as ``rounded_ends`` returns them;
-    ``n_bins`` int64 (units,); ``out`` unsigned (units, n), filled from sample ``first`` on.
-    """
-    n_samples, n_units = x.shape
-    flat = x.ravel()
-    column = np.empty(_BLOCK, x.dtype)
-    codes = np.empty(_BLOCK, np.int32)
-    for start in range(0, n_samples, _BLOCK):
-        stop = min(start + _BLOCK, n_samples)
-        values, found = column[: stop - start], codes[: stop - start]
-        for u in range(n_units):
-            _take_column(flat, start * n_units + u, n_units, values)
-            limits = (ends[0, u], ends[1, u], ends[2, u], ends[3, u])
-            _rounded_codes(values, limits, float(n_bins[u]), found)
-            line = out[u, first + start : first + stop]
-            for i in range(line.size):
-                line[i] = found[i]
 
 
 @kernel()

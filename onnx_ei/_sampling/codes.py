@@ -7,13 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei._kernels.binning import _bin_rounded
+from onnx_ei._kernels.binning import _bin_values
 from onnx_ei.binning import Binning, bin_values
 
-__all__ = ["binned", "binned_outputs", "part", "rounding"]
-
-ROUNDING = 4
-"""Float32 steps past the end of a range that count as rounding; deep_ei allows 1e-6, 8 of them."""
+__all__ = ["binned", "binned_outputs", "part"]
 
 
 def binned(values: NDArray[Any], binning: Binning) -> NDArray[Any]:
@@ -65,19 +62,12 @@ def binned_outputs(y: NDArray[np.float32], binning: Binning) -> NDArray[Any]:
     >>> binned_outputs(y, Binning.uniform(1, (-1, 1), 2)).tolist()
     [[1, 2]]
     """
-    slack = rounding(binning)
     codes = np.empty((y.shape[1], y.shape[0]), binning.code_dtype)
     # One compiled version for each of float32 and float64, as in bin_values.
     values = np.ascontiguousarray(y, np.float32 if y.dtype == np.float32 else np.float64)
-    _bin_rounded(values, binning.lower, binning.upper, slack, binning.n_bins, codes)
+    dropped = np.zeros(binning.n_units, np.int64)
+    _bin_values(values, binning.rounded_ends, binning.n_bins, 0, codes, dropped)
     return codes
-
-
-def rounding(binning: Binning) -> NDArray[np.float64]:
-    """Return how far past an end of its range each unit's values may be by rounding alone."""
-    ends = np.maximum(np.abs(binning.lower), np.abs(binning.upper)).astype(np.float32)
-    slack: NDArray[np.float64] = ROUNDING * np.spacing(ends).astype(np.float64)
-    return slack
 
 
 def part(binning: Binning, units: slice) -> Binning:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from onnx_ei._sampling.codes import part, rounding
+from onnx_ei._sampling.codes import part
 from onnx_ei._sampling.swept import Strands
 from onnx_ei.binning import Binning
 
-__all__ = ["RESULT_BYTES", "Column", "Noise", "Rows", "Tile", "rounded_ends"]
+__all__ = ["RESULT_BYTES", "Column", "Noise", "Rows", "Tile"]
 
 FloatArray: TypeAlias = NDArray[np.float64]
 RESULT_BYTES = 24
@@ -76,15 +76,12 @@ class Column(NamedTuple):
         Which.
     bins : Binning
         Theirs.
-    ends : ndarray of float64, shape (4, outputs)
-        Of their ranges, and how far rounding reaches past them, as ``rounded_ends`` returns.
     own : list of ndarray of int64
         Those of each strand, as places among these outputs.
     """
 
     outputs: slice
     bins: Binning
-    ends: FloatArray
     own: list[NDArray[np.int64]]
 
     @classmethod
@@ -94,32 +91,4 @@ class Column(NamedTuple):
         order = np.argsort(of_outputs, kind="stable")
         ends = np.searchsorted(of_outputs[order], np.arange(strands.n_strands + 1))
         own = [order[a:b] for a, b in pairwise(ends)]
-        return cls(outputs, bins, rounded_ends(bins), own)
-
-
-def rounded_ends(binning: Binning) -> FloatArray:
-    """Return the ends of each unit's range, and how far past them a value may be by rounding.
-
-    Parameters
-    ----------
-    binning : Binning
-        Of some units.
-
-    Returns
-    -------
-    ndarray of float64, shape (4, n_units)
-        Lower and upper ends; the least and the greatest values that ``binned_outputs`` does not
-        drop.
-
-    Examples
-    --------
-    >>> ends = rounded_ends(Binning.uniform(1, (-1, 1), 2))[:, 0]
-    >>> bool(ends[2] < ends[0] < ends[1] < ends[3])
-    True
-    """
-    lower, upper, slack = binning.lower, binning.upper, rounding(binning)
-    least, most = lower - slack, upper + slack
-    # rounding the sum may have gone a step too far
-    least = np.where(lower - least > slack, np.nextafter(least, np.inf), least)
-    most = np.where(most - upper > slack, np.nextafter(most, -np.inf), most)
-    return np.stack([lower, upper, least, most])
+        return cls(outputs, bins, own)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from onnx_ei._sampling.parameters import Parameters, Range
 from onnx_ei._sampling.progress import Progress
 from onnx_ei._sampling.swept import Strands
-from onnx_ei._sampling.tasks import run_ahead, run_tasks
+from onnx_ei._sampling.tasks import run_tasks
 from onnx_ei.binning import MAX_BINS, Binning
 from onnx_ei.information import PairwiseInformation
 from onnx_ei.noise import CHUNK, uniform_chunks, uniform_rows
@@ -42,13 +42,12 @@ NOISE_FLOATS = 1 << 20
 BLOCK_FLOATS = 1 << 19
 """Floats at a span's ends of the chunks that are handled at once: 2 MB. At half of it every handing
 over of the interpreter's lock is there twice (8.4 ms for 7.2), at twice of it nothing is gained."""
-NARROW_SECONDS = 0.0006
-"""The first chunk's time below which threads would wait for the interpreter's lock more than they
-compute: two took 14 to 17 ms for blocks of a 20 -> 10 layer that one took 11 for (its first chunk,
-the caches cold, takes 0.35 ms, the others 0.1). There a second thread only draws ahead, which is
-kernels nearly throughout: 7 to 8 ms."""
-ALONE_SECONDS = 0.001
-"""Work that no second thread is worth starting for."""
+BLOCK_SECONDS = 0.002
+"""What a block takes at least, by the first chunk: of less, threads wait for the interpreter's lock
+more than they compute."""
+ALONE_SECONDS = 0.003
+"""Work that no second thread is worth starting for: 8 chunks of a 10 -> 10 layer took 4.5 ms on two
+threads, 2.7 on one."""
 SMALL_RUN = 64
 """Samples worth handing over at once: one at a time, Python takes longer than a small model."""
 ROWS_FLOATS = 1 << 22
@@ -219,8 +218,8 @@ class Source:
             chunks = range(chunk, min(chunk + size, last))
             return chunks, min(len(chunks) * CHUNK, stop - chunk * CHUNK)
 
-        def task(chunks: range, rows: int, drawn: _T | None = None) -> int:
-            visit(chunks, rows, draw(chunks, rows) if drawn is None else drawn)
+        def task(chunks: range, rows: int) -> int:
+            visit(chunks, rows, draw(chunks, rows))
             return rows - max(0, start - chunks.start * CHUNK)
 
         began = time.perf_counter()
@@ -228,16 +227,13 @@ class Source:
         seconds = time.perf_counter() - began
         left = range(first + 1, last)
         workers = self.workers
-        if workers > 1 and seconds >= NARROW_SECONDS:
-            # Every thread has four blocks or more, if there are so many chunks.
-            wide = max(1, min(wide, len(left) // (4 * workers)))
+        if workers > 1:
+            # Every thread has four blocks or more, if there are so many chunks that take so long.
+            wide = max(1, min(wide, max(len(left) // (4 * workers), ceil(BLOCK_SECONDS / seconds))))
         blocks = [block(chunk, wide) for chunk in left[::wide]]
         if len(blocks) == 1 or seconds * len(left) < ALONE_SECONDS:
             workers = 1
-        if workers > 1 and seconds < NARROW_SECONDS:
-            run_ahead(blocks, draw, task, progress)
-        else:
-            run_tasks((partial(task, *b) for b in blocks), workers, progress)
+        run_tasks((partial(task, *b) for b in blocks), workers, progress)
 
 
 def check_histogram(inputs: Binning, outputs: Binning, memory: int) -> None:

@@ -18,7 +18,8 @@ import numpy as np
 from numba import get_num_threads
 from numpy.typing import NDArray
 
-from onnx_ei._kernels.sweep import _bin_outputs, _sweep
+from onnx_ei._kernels.binning import _bin_values
+from onnx_ei._kernels.sweep import _sweep
 from onnx_ei._sampling.codes import binned, binned_outputs
 from onnx_ei._sampling.passes import RESULT_BYTES, Column, Noise, Rows, Tile
 from onnx_ei._sampling.progress import SILENT, Progress
@@ -241,13 +242,15 @@ class SweepSampler:
             at = slice(chunk * CHUNK, min((chunk + 1) * CHUNK, n))
             values = noise.values[block, :, at]
             zeros = self._idle() if x is None else x
+            dropped = np.zeros(column.bins.n_units, np.int64)
             for p, rows, made in self._swept(passes[block], values, zeros):
-                _bin_outputs(
+                _bin_values(
                     np.ascontiguousarray(made[:, column.outputs]),
-                    column.ends,
+                    column.bins.rounded_ends,
                     column.bins.n_bins,
                     at.start + rows.start,
                     y[block.start + p],
+                    dropped,
                 )
             return int(at.stop - at.start) * len(values)
 

@@ -1,32 +1,32 @@
-"""Work shared out to threads: all of it, or only what can be drawn ahead."""
+"""Work shared out to threads."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from concurrent.futures import Future, ThreadPoolExecutor
 
 from onnx_ei._sampling.progress import Progress
 
-__all__ = ["run_ahead", "run_tasks"]
+__all__ = ["run_tasks"]
 
-_T = TypeVar("_T")
-DRAWN_AHEAD = 2
-"""Blocks that wait, drawn, for the model."""
+AHEAD = 4
+"""Tasks for each thread that are made, and wait."""
 
 
 def run_tasks(tasks: Iterable[Callable[[], int]], workers: int, progress: Progress) -> None:
-    """Run tasks in a pool of threads, a few ahead; report their rows in this thread.
+    """Run tasks in this thread and some others, and report their rows in this one.
+
+    This thread takes the last task that still waits, the others the first.
 
     Parameters
     ----------
     tasks : iterable of callable
-        Each returns the rows it ran.
+        Each returns the rows it ran; they are made as they are needed.
     workers : int
-        Threads; one runs everything here.
+        Threads, this one among them.
     progress : Progress
-        Told of each task, in order.
+        Told of each task.
 
     Examples
     --------
@@ -38,59 +38,21 @@ def run_tasks(tasks: Iterable[Callable[[], int]], workers: int, progress: Progre
         for task in tasks:
             progress.advance(task())
         return
-    with ThreadPoolExecutor(workers) as pool:
-        pending: deque[Any] = deque()
+    with ThreadPoolExecutor(workers - 1) as pool:
+        ahead: deque[tuple[Callable[[], int], Future[int]]] = deque()
+
+        def finish_one() -> int:
+            # The first may be done already; where all have begun, there is but to wait for it.
+            if ahead[0][1].done() or not ahead[-1][1].cancel():
+                return ahead.popleft()[1].result()
+            return ahead.pop()[0]()
+
         try:
             for task in tasks:
-                pending.append(pool.submit(task))
-                if len(pending) > 4 * workers:
-                    progress.advance(pending.popleft().result())
-            while pending:
-                progress.advance(pending.popleft().result())
+                ahead.append((task, pool.submit(task)))
+                if len(ahead) > AHEAD * workers:
+                    progress.advance(finish_one())
+            while ahead:
+                progress.advance(finish_one())
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
-
-
-def run_ahead(
-    blocks: Iterable[tuple[range, int]],
-    draw: Callable[[range, int], _T],
-    task: Callable[[range, int, _T], int],
-    progress: Progress,
-) -> None:
-    """Run tasks in this thread, while another one draws what the next ones are to take.
-
-    Parameters
-    ----------
-    blocks : iterable of (range, int)
-        Chunks, and their number of rows.
-    draw : callable
-        From a block to what its task takes.
-    task : callable
-        From a block and that to the rows it ran.
-    progress : Progress
-        Told of each task, in order.
-
-    Examples
-    --------
-    >>> run_ahead(
-    ...     [(range(1), 5)], lambda chunks, rows: "noise", lambda chunks, rows, drawn: rows,
-    ...     Progress(lambda done, total: print(done)),
-    ... )
-    5
-    """
-    with ThreadPoolExecutor(1) as thread:
-        pending: deque[Any] = deque()
-        try:
-            for chunks, rows in blocks:
-                pending.append((chunks, rows, thread.submit(draw, chunks, rows)))
-                if len(pending) > DRAWN_AHEAD:
-                    progress.advance(_finish(task, *pending.popleft()))
-            while pending:
-                progress.advance(_finish(task, *pending.popleft()))
-        finally:
-            thread.shutdown(wait=True, cancel_futures=True)
-
-
-def _finish(task: Callable[[range, int, _T], int], chunks: range, rows: int, drawn: Any) -> int:
-    """Run a task, once what it takes is drawn."""
-    return task(chunks, rows, drawn.result())
