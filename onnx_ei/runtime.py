@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -107,6 +105,7 @@ class SpanRunner:
         """
         n = len(x)
         out = np.empty((n, self.span.n_outputs), np.float32)
+        run = self._take_buffers()
         for start in range(0, n, self.rows):
             part = x[start : start + self.rows]
             count = len(part)
@@ -114,26 +113,21 @@ class SpanRunner:
                 # the runtime always sees the same batch; a sample of the batch itself fills it up,
                 # since zeros may be outside what an activation is defined for
                 part = np.concatenate([part, np.repeat(part[:1], self.rows - count, axis=0)])
-            self._run(part, out[start : start + count])
+            feed = part.reshape(len(part), *self.span.in_shape).astype(self._dtype, copy=False)
+            if run is None:
+                run, result = self._session.bound("x", feed, self._output)
+            else:
+                result = run(feed)
+            out[start : start + count] = self._rows_of(result, len(part))[:count]
+        if run is not None and (len(self._idle) + 1) * self.rows * out.shape[1] <= _KEPT_FLOATS:
+            self._idle.append(run)
         return out
 
-    def _run(self, part: NDArray[np.float32], out: NDArray[np.float32]) -> None:
-        """Run one batch; fill ``out`` with the first of its results."""
-        span = self.span
-        feed = part.reshape(len(part), *span.in_shape).astype(self._dtype, copy=False)
-        with self._bound_to(feed) as result:
-            if result.size != len(part) * span.n_outputs:
-                raise BackendError(
-                    f"span {span.in_layer!r} -> {span.layer!r}: expected {span.n_outputs} outputs "
-                    f"a sample, got shape {result.shape} for {len(part)} samples"
-                )
-            if span.function is not None:
-                result = span.function(result.astype(np.float32))  # it may keep what it is given
-            out[:] = result.reshape(len(part), span.n_outputs)[: len(out)]
+    def _take_buffers(self) -> BoundRun | None:
+        """Return a run whose buffers are nobody else's, if one is idle; now this span keeps them.
 
-    @contextmanager
-    def _bound_to(self, feed: NDArray[Any]) -> Iterator[NDArray[Any]]:
-        """Run over buffers that are nobody else's until the result has been read."""
+        What fails is not put back.
+        """
         global _latest
         before = None if _latest is None else _latest()
         if before is not self:
@@ -141,14 +135,21 @@ class SpanRunner:
             if before is not None:
                 before._idle.clear()
         try:
-            run = self._idle.pop()
+            return self._idle.pop()
         except IndexError:  # asked for beforehand, another thread might take it in between
-            run, result = self._session.bound("x", feed, self._output)
-        else:
-            result = run(feed)
-        yield result
-        if (len(self._idle) + 1) * result.size <= _KEPT_FLOATS:
-            self._idle.append(run)
+            return None
+
+    def _rows_of(self, result: NDArray[Any], n: int) -> NDArray[Any]:
+        """Return a run's result, a row a sample."""
+        span = self.span
+        if result.size != n * span.n_outputs:
+            raise BackendError(
+                f"span {span.in_layer!r} -> {span.layer!r}: expected {span.n_outputs} outputs a "
+                f"sample, got shape {result.shape} for {n} samples"
+            )
+        if span.function is not None:
+            result = span.function(result.astype(np.float32))  # it may keep what it is given
+        return result.reshape(n, span.n_outputs)
 
 
 def _remark(session: Session, span: Span) -> str | None:

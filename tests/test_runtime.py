@@ -302,8 +302,13 @@ def test_buffers_go_from_thread_to_thread(monkeypatch: pytest.MonkeyPatch) -> No
     assert made._idle == [kept]
     # As many as fit: of two that run at once, each makes its own, and the second is let go.
     monkeypatch.setattr(runtime, "_KEPT_FLOATS", CHUNK * 3)
-    with made._bound_to(np.repeat(x[:1], CHUNK, axis=0)), ThreadPoolExecutor(1) as pool:
-        np.testing.assert_array_equal(pool.submit(made, x).result(), before)
+    taken = made._take_buffers()
+    np.testing.assert_array_equal(made(x), before)
+    assert len(made._idle) == 1
+    assert taken is kept is not made._idle[0]
+    with ThreadPoolExecutor(2) as pool:
+        for found in pool.map(made, [np.repeat(x, 20_000, axis=0)] * 2):
+            np.testing.assert_array_equal(found[::20_000], before)
     assert len(made._idle) == 1
 
 

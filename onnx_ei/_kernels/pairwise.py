@@ -235,8 +235,9 @@ def _pairwise(
     # The fold costs as much as counting step**2 samples.
     by_twos = step * step <= min(SQUARE, n_samples // 4)
     twos = np.empty((in_bins.size if by_twos else 0, n_samples // 2), np.uint16)
-    for a in prange(twos.shape[0]):
-        _join_codes(in_codes[a], step, twos[a])
+    if by_twos:
+        for a in prange(twos.shape[0]):
+            _join_codes(in_codes[a], step, twos[a])
     for task in prange(n_tasks):
         result = np.empty(8)
         row_twos = np.empty(twos.shape[1] if by_twos else 0, np.uint32)

@@ -45,9 +45,10 @@ over of the interpreter's lock is there twice (8.4 ms for 7.2), at twice of it n
 BLOCK_SECONDS = 0.002
 """What a block takes at least, by the first chunk: of less, threads wait for the interpreter's lock
 more than they compute."""
-ALONE_SECONDS = 0.003
-"""Work that no second thread is worth starting for: 8 chunks of a 10 -> 10 layer took 4.5 ms on two
-threads, 2.7 on one."""
+ALONE_SECONDS = 0.005
+"""Work, by the first chunk, that no second thread is worth starting for. Caches are cold in the first
+chunk, which takes three times as long as the others; a thread and its waits take about 1 ms: 8 chunks
+of a 10 -> 10 layer took 1.4 to 1.9 ms on two threads, 0.7 on one."""
 SMALL_RUN = 64
 """Samples worth handing over at once: one at a time, Python takes longer than a small model."""
 ROWS_FLOATS = 1 << 22
@@ -226,13 +227,11 @@ class Source:
         progress.advance(task(*block(first, 1)))
         seconds = time.perf_counter() - began
         left = range(first + 1, last)
-        workers = self.workers
+        workers = self.workers if seconds * len(left) >= ALONE_SECONDS else 1
         if workers > 1:
             # Every thread has four blocks or more, if there are so many chunks that take so long.
             wide = max(1, min(wide, max(len(left) // (4 * workers), ceil(BLOCK_SECONDS / seconds))))
         blocks = [block(chunk, wide) for chunk in left[::wide]]
-        if len(blocks) == 1 or seconds * len(left) < ALONE_SECONDS:
-            workers = 1
         run_tasks((partial(task, *b) for b in blocks), workers, progress)
 
 
