@@ -15,11 +15,12 @@ import argparse
 import sys
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from figures import RESULTS, Figure, pairs_of, show, write
+from figures import RESULTS, Figure, Pair, pairs_of, show, write
 from peer import _onnx
 
 import onnx_ei
@@ -97,19 +98,23 @@ def beside(
                 method="sample", device=device, **options,
             )  # fmt: skip
 
-    cpu, cuda = pairs_of(lambda: call("cpu"), lambda: call("cuda"), repeats)
-    run_cpu, run_cuda = runs(span, repeats)
+    pair = pairs_of(lambda: call("cuda"), lambda: call("cpu"), repeats)
+    alone = runs(span, repeats)
+    scale = 1e6 / runner(span).rows
     found = [call(device) for device in DEVICES]
     yield Figure(
-        what=f"{measure}, {name}", value=cpu / cuda, unit="x",
+        what=f"{measure}, {name}", value=pair.ratio, unit="x",
         detail=options | {
-            "seconds": cuda, "cpu_seconds": cpu, "n_inputs": span.n_inputs,
+            "seconds": pair.ours, "cpu_seconds": pair.theirs, "n_inputs": span.n_inputs,
             "n_outputs": span.n_outputs, "cpu_nodes": runner(span, "cuda").cpu_nodes,
         },
     )  # fmt: skip
     yield Figure(
-        what="  its runs alone, from one thread", value=run_cpu / run_cuda, unit="x",
-        detail={"microseconds_a_sample": run_cuda, "cpu_microseconds_a_sample": run_cpu},
+        what="  its runs alone, from one thread", value=alone.ratio, unit="x",
+        detail={
+            "microseconds_a_sample": scale * alone.ours,
+            "cpu_microseconds_a_sample": scale * alone.theirs,
+        },
     )  # fmt: skip
     yield Figure(
         what="  the values' difference, in standard errors",
@@ -128,11 +133,11 @@ def noise(span: Any) -> Any:
     return uniform.astype(np.float32)
 
 
-def runs(span: Any, repeats: int) -> tuple[float, float]:
-    """Return the median microseconds that a sample's run takes on either device."""
+def runs(span: Any, repeats: int) -> Pair:
+    """Time one run of the model on the GPU, and on the CPU."""
     x = noise(span)[: runner(span).rows]
-    cpu, cuda = pairs_of(*((lambda d=d: runner(span, d)(x)) for d in DEVICES), repeats)
-    return 1e6 * cpu / len(x), 1e6 * cuda / len(x)
+    cpu, cuda = (partial(runner(span, device), x) for device in DEVICES)
+    return pairs_of(cuda, cpu, repeats)
 
 
 def moved(span: Any, bins: int) -> float:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 REACHED, MISSED = "reached", "NOT REACHED"
+STEADY = 0.1
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -49,21 +50,51 @@ def best_of(function: Callable[[], Any], repeats: int) -> float:
     return statistics.median(timed(function)[0] for _ in range(repeats))
 
 
-def pairs_of(
-    ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int
-) -> tuple[float, float]:
-    """Return the median times of two calls, in seconds, timed in turn after one call each.
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """Two calls timed in turn: median times of one call in seconds, and the median ratio."""
 
-    In turn, so that what else the machine does falls on both.
+    ours: float
+    theirs: float
+    ratio: float
+
+
+def pairs_of(ours: Callable[[], Any], theirs: Callable[[], Any], repeats: int) -> Pair:
+    """Time two calls in turn, after one call each, so that what else the machine does hits both.
+
+    The speed of a shared machine may change within a second. So each round times ours before and
+    after theirs, and the ratio is the median of the rounds' ratios.
     """
     ours()
     theirs()
-    times = [(timed(ours)[0], timed(theirs)[0]) for _ in range(repeats)]
-    return statistics.median(t[0] for t in times), statistics.median(t[1] for t in times)
+    rounds = []
+    for _ in range(repeats):
+        before, other, after = steady(ours), steady(theirs), steady(ours)
+        rounds.append(((before + after) / 2, other))
+    return Pair(
+        ours=statistics.median(mine for mine, _ in rounds),
+        theirs=statistics.median(other for _, other in rounds),
+        ratio=statistics.median(other / mine for mine, other in rounds),
+    )
+
+
+def steady(function: Callable[[], Any]) -> float:
+    """Return the mean time of a call, in seconds, over calls that fill ``STEADY`` together.
+
+    A call of milliseconds that is timed once, after another program's second of work, shows how
+    long caches take to fill and a sleeping core to wake, which are nobody's kernel.
+    """
+    calls, seconds = 0, 0.0
+    while seconds < STEADY:
+        seconds += timed(function)[0]
+        calls += 1
+    return seconds / calls
 
 
 def timed(function: Callable[[], Any]) -> tuple[float, Any]:
+    # Frozen, what PyTorch made at import is not searched again: that takes 0.4 s, and the caches.
     gc.collect()
+    gc.freeze()
     started = time.perf_counter()
     result = function()
     return time.perf_counter() - started, result

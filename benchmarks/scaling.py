@@ -60,9 +60,9 @@ def _threads(threads: int, repeats: int) -> Figure:
         finally:
             numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)
 
-    many, one = pairs_of(lambda: on(threads), lambda: on(1), 2 * repeats)
+    pair = pairs_of(lambda: on(threads), lambda: on(1), 2 * repeats)
     held = {"goal": 1.7, "floor": 1.3} if threads == 2 else {}
     return Figure(
         what=f"pairwise counting, {threads} threads beside 1",
-        value=one / many, unit="x", detail={"one": one, "many": many}, **held,
+        value=pair.ratio, unit="x", detail={"one": pair.theirs, "many": pair.ours}, **held,
     )  # fmt: skip
