@@ -49,6 +49,8 @@ ALONE_SECONDS = 0.005
 """Work, by the first chunk, that no second thread is worth starting for. Caches are cold in the first
 chunk, which takes three times as long as the others; a thread and its waits take about 1 ms: 8 chunks
 of a 10 -> 10 layer took 1.4 to 1.9 ms on two threads, 0.7 on one."""
+MANY_CHUNKS = 64
+"""Chunks that are shared out without a first one that is timed: they are work enough."""
 SMALL_RUN = 64
 """Samples worth handing over at once: one at a time, Python takes longer than a small model."""
 ROWS_FLOATS = 1 << 22
@@ -206,8 +208,8 @@ class Source:
         ``draw`` gets the indices of some chunks that follow each other, and their number of rows,
         the last chunk's cut at ``stop``; ``visit`` gets the same, and what ``draw`` returned.
         Narrow layers have several chunks in a block: of one alone, Python took more time than the
-        kernels. The first chunk is timed: by that the others are shared out. No result depends on
-        how they are.
+        kernels. Of few chunks the first is timed: by that the others are shared out. No result
+        depends on how they are.
         The rows are planned by the caller, who knows how many such calls a stage makes.
         """
         first, last = start // CHUNK, ceil(stop / CHUNK)
@@ -223,11 +225,12 @@ class Source:
             visit(chunks, rows, draw(chunks, rows))
             return rows - max(0, start - chunks.start * CHUNK)
 
-        began = time.perf_counter()
-        progress.advance(task(*block(first, 1)))
-        seconds = time.perf_counter() - began
-        left = range(first + 1, last)
-        workers = self.workers if seconds * len(left) >= ALONE_SECONDS else 1
+        left, seconds, workers = range(first, last), BLOCK_SECONDS, self.workers
+        if len(left) < MANY_CHUNKS:
+            began = time.perf_counter()
+            progress.advance(task(*block(first, 1)))
+            left, seconds = left[1:], time.perf_counter() - began
+            workers = workers if seconds * len(left) >= ALONE_SECONDS else 1
         if workers > 1:
             # Every thread has four blocks or more, if there are so many chunks that take so long.
             wide = max(1, min(wide, max(len(left) // (4 * workers), ceil(BLOCK_SECONDS / seconds))))
