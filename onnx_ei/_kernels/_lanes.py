@@ -29,12 +29,11 @@ def add_lines(rows: Array, shares: Array, weights: Array, lines: Array, sums: Ar
     ``rows`` int32 (m,); ``shares`` and ``weights`` float64 (>= m,); ``lines`` float64 (any, 16), in
     C order; ``sums`` float64 (8,), added to. Each of the eight is added up in the order of the
     rows, by one rounded operation after the other: the bits are those of this loop. Of 4096 rows
-    5 us where the loop of scalars took 21.
+    5 us where a compiled loop of scalars took 21.
     """
     for i in range(rows.size):
-        for k in range(LANES):
-            step = shares[i] * lines[rows[i], LANES + k]
-            sums[k] += weights[i] * (lines[rows[i], k] + step)
+        low, step = lines[rows[i], :LANES], lines[rows[i], LANES:]
+        sums += weights[i] * (low + shares[i] * step)
 
 
 @overload(add_lines)
@@ -48,11 +47,12 @@ def _compiled(rows: Any, shares: Any, weights: Any, lines: Any, sums: Any) -> An
     return compiled
 
 
-@intrinsic
-def _add_lines(
-    typing_context: Any, rows: Any, shares: Any, weights: Any, lines: Any, sums: Any
-) -> Any:
+def _typed(typing_context: Any, rows: Any, shares: Any, weights: Any, lines: Any, sums: Any) -> Any:
+    """Return the signature of the vector instructions, and what writes them."""
     return types.void(rows, shares, weights, lines, sums), _write
+
+
+_add_lines: Any = intrinsic(_typed)
 
 
 def _write(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:

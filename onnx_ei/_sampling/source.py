@@ -46,9 +46,9 @@ BLOCK_SECONDS = 0.002
 """What a block takes at least, by the first chunk: of less, threads wait for the interpreter's lock
 more than they compute."""
 ALONE_SECONDS = 0.005
-"""Work, by the first chunk, that no second thread is worth starting for. Caches are cold in the first
-chunk, which takes three times as long as the others; a thread and its waits take about 1 ms: 8 chunks
-of a 10 -> 10 layer took 1.4 to 1.9 ms on two threads, 0.7 on one."""
+"""Work, by the first chunk, that no second thread is worth starting for. Caches are cold in the
+first chunk, which takes three times as long as the others; a thread and its waits take about 1 ms:
+8 chunks of a 10 -> 10 layer took 1.4 to 1.9 ms on two threads, 0.7 on one."""
 MANY_CHUNKS = 64
 """Chunks that are shared out without a first one that is timed: they are work enough."""
 SMALL_RUN = 64
