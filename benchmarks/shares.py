@@ -34,7 +34,7 @@ STEPS = (
     (sampling, "pairwise_information", "counting", time.process_time),
     (stores, "vector_information", "counting", time.process_time),
     (sweeping, "binned", "binning", time.thread_time),
-    (sweeping, "binned_outputs", "binning", time.thread_time),
+    (sweeping, "_bin_values", "binning", time.thread_time),
     (sweeping, "_sweep", "counting", time.thread_time),
     (exact, "exact_of", "finding the weights", time.process_time),
 )

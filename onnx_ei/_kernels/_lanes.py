@@ -48,7 +48,9 @@ def _compiled(rows: Any, shares: Any, weights: Any, lines: Any, sums: Any) -> An
 
 
 def _typed(typing_context: Any, rows: Any, shares: Any, weights: Any, lines: Any, sums: Any) -> Any:
-    """Return the signature of the vector instructions, and what writes them."""
+    """Return the signature of the vector instructions, and what writes them; None for strides."""
+    if any(kind.layout != "C" for kind in (rows, shares, weights, lines, sums)):
+        return None
     return types.void(rows, shares, weights, lines, sums), _write
 
 
