@@ -21,6 +21,7 @@ from onnx_ei._exact.pieces import Pieces
 from onnx_ei._exact.sweeps import exact_sweep_totals
 from onnx_ei._kernels.sweep import _sweep
 from onnx_ei._sampling.parameters import DEFAULT_MEMORY
+from onnx_ei._sampling.source import KEY_BYTES, STATE_BYTES
 from onnx_ei._sampling.swept import LARGE
 from onnx_ei.binning import Binning, bin_values
 from onnx_ei.estimators import DEFAULT_ESTIMATOR, estimator_rule
@@ -211,7 +212,7 @@ def cost_of(
     if measure == "ei":
         parts["keys"] = samples * (n + m) * machine.state
         parts["counting"] = samples * machine.key
-        return _sum(parts, min(memory, 33 * samples) + 24 * samples)
+        return _sum(parts, (KEY_BYTES + STATE_BYTES) * samples)
     held = min(memory, samples * (n + m) * item)
     if measure == "ei_parts":
         parts["counting"] = n * m * samples * machine.count

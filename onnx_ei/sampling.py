@@ -18,7 +18,15 @@ from numpy.typing import NDArray
 from onnx_ei._kernels.pairwise import SQUARE
 from onnx_ei._sampling.codes import binned, binned_outputs, part
 from onnx_ei._sampling.progress import Progress
-from onnx_ei._sampling.source import Source, check_histogram, output_binning, slices
+from onnx_ei._sampling.source import (
+    KEY_BYTES,
+    STATE_BYTES,
+    Source,
+    check_histogram,
+    check_states,
+    output_binning,
+    slices,
+)
 from onnx_ei._sampling.stores import Codes, Group, GroupKeys
 from onnx_ei._sampling.swept import LARGE
 from onnx_ei._sampling.vectors import Vector
@@ -33,8 +41,6 @@ from onnx_ei.noise import CHUNK
 
 __all__ = ["Group", "JointSampler", "PairwiseResult", "ends_of"]
 
-KEY_BYTES = 33
-"""Bytes of a sample in one group: two words at either end, or less, and a flag."""
 GROWTH = 1.5
 """While a store doubles, the old one is held too."""
 ALL = slice(None)
@@ -93,11 +99,13 @@ class JointSampler:
         Codes and keys are kept from stage to stage while they fit in memory; what does not fit
         is drawn again, tile by tile, when it is asked for.
         """
+        if self._groups:
+            check_states(n, self._source.parameters.memory)
         start, self._n = self._n, n
         stores: list[Codes | GroupKeys] = []
         memory = self._source.parameters.memory / GROWTH
         held = self._keys is not None or start == 0
-        if held and self._groups and KEY_BYTES * len(self._groups) * n <= memory:
+        if held and self._groups and len(self._groups) <= self._groups_held() / GROWTH:
             self._keys = self._keys or self._new_keys(self._groups)
             stores += self._keys
         else:
@@ -119,7 +127,7 @@ class JointSampler:
             return []
         if self._keys is not None:
             return self._informed(self._keys)
-        at_once = max(1, self._source.parameters.memory // (KEY_BYTES * self._n))
+        at_once = max(1, self._groups_held())
         found: list[Vector] = []
         self._progress.plan(self._n * -(-len(self._groups) // at_once))
         for first in range(0, len(self._groups), at_once):
@@ -128,12 +136,19 @@ class JointSampler:
             found += self._informed(batch)
         return found
 
+    def _groups_held(self) -> int:
+        """Return how many groups' keys the memory holds beside the counting of one of them."""
+        memory = self._source.parameters.memory - STATE_BYTES * self._n
+        return max(0, memory // (KEY_BYTES * self._n))
+
     def _informed(self, groups: Sequence[GroupKeys]) -> list[Vector]:
         """Return the information of some groups, at once where each does not use every thread."""
         estimator = self._source.parameters.estimator
         if len(groups) == 1 or self._n >= MANY_SAMPLES:
             return [keys.vector(estimator, self._source.workers) for keys in groups]
-        with ThreadPoolExecutor(self._source.workers) as pool:
+        memory = self._source.parameters.memory - KEY_BYTES * self._n * len(groups)
+        at_once = max(1, min(self._source.workers, memory // (STATE_BYTES * self._n)))
+        with ThreadPoolExecutor(at_once) as pool:
             return list(pool.map(lambda keys: keys.vector(estimator), groups))
 
     def pairwise(self) -> PairwiseInformation:

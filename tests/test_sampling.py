@@ -345,6 +345,31 @@ class TestDeterminism:
                 monkeypatch.setattr(source, "BLOCK_FLOATS", floats)
                 assert self.reference(name, samples=20_000) == first
 
+    @pytest.mark.parametrize("name", ["ei", "phi", "eis_between_groups"])
+    def test_vectors_past_the_limit_are_refused_before_anything_runs(self, name: str) -> None:
+        def never(x: Any) -> Any:
+            raise AssertionError("the model ran")
+
+        groups = {"groups": [((0,), (1,))]} if name == "eis_between_groups" else {}
+        message = (
+            r"states of vectors of 600000 samples may take 115800000 bytes, allowed are 67108864: "
+            r"take at most 347714 samples \(samples, max_samples\), or raise memory_limit"
+        )
+        with pytest.raises(ValueError, match=message):
+            measured(name, never, (2, 2), samples=600_000, memory_limit=1, **groups)
+
+    def test_groups_are_held_as_far_as_counting_leaves_memory(self) -> None:
+        """Whether all, some or one of them at a time: the values are the same."""
+        groups = [((i,), (i % 2, 2)) for i in range(6)]
+        arguments: dict[str, Any] = {"samples": 3000, "in_bins": 4, "out_bins": 4, "groups": groups}
+        function = layer(WEIGHTS[:6, :3], sigmoid)
+        limits = (None, 3000 * (160 + 3 * 33), 1)
+        found = [
+            plain(measured("eis_between_groups", function, (6, 3), memory_limit=limit, **arguments))
+            for limit in limits
+        ]
+        assert found[0] == found[1] == found[2]
+
     @pytest.mark.parametrize("name", ["ei_parts", "phi"])
     def test_the_sum_of_a_large_layer_holds_no_matrix(
         self, name: str, monkeypatch: pytest.MonkeyPatch

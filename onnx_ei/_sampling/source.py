@@ -26,6 +26,7 @@ __all__ = [
     "Source",
     "Spread",
     "check_histogram",
+    "check_states",
     "output_binning",
     "slices",
 ]
@@ -56,7 +57,12 @@ SMALL_RUN = 64
 ROWS_FLOATS = 1 << 22
 """Floats at a span's ends that are handed over at once: 16 MB."""
 SMALL_HISTOGRAM = 1 << 26
-"""Bytes of a pair's histogram that no memory limit refuses: tiles of codes are what it is for."""
+"""Bytes of a pair's histogram, or of counting vectors, that no memory limit refuses: tiles of codes
+are what it is for."""
+KEY_BYTES = 33
+"""Bytes of a sample in one group: two words at either end, or less, and a flag."""
+STATE_BYTES = 160
+"""Bytes of a sample beside its keys while a group's states are counted: 85 to 154 were seen."""
 
 
 class Runner(Protocol):
@@ -264,6 +270,34 @@ def check_histogram(inputs: Binning, outputs: Binning, memory: int) -> None:
         raise ValueError(
             f"the histogram of one pair at {rows} x {columns} bins takes {needed} bytes, "
             f"allowed are {allowed}: use fewer in_bins or out_bins, or raise memory_limit"
+        )
+
+
+def check_states(n_samples: int, memory: int) -> None:
+    """Refuse more samples of whole vectors than the memory allowed can count: no tile helps there.
+
+    Parameters
+    ----------
+    n_samples : int
+        Samples.
+    memory : int
+        Bytes.
+
+    Raises
+    ------
+    ValueError
+        If counting them may take more; the message says how many may be asked for.
+
+    Examples
+    --------
+    >>> check_states(100_000, memory=1 << 20)
+    """
+    needed, allowed = n_samples * (KEY_BYTES + STATE_BYTES), max(memory, SMALL_HISTOGRAM)
+    if needed > allowed:
+        raise ValueError(
+            f"counting the states of vectors of {n_samples} samples may take {needed} bytes, "
+            f"allowed are {allowed}: take at most {allowed // (KEY_BYTES + STATE_BYTES)} samples (samples, "
+            "max_samples), or raise memory_limit"
         )
 
 
