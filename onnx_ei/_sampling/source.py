@@ -296,8 +296,8 @@ def check_states(n_samples: int, memory: int) -> None:
     if needed > allowed:
         raise ValueError(
             f"counting the states of vectors of {n_samples} samples may take {needed} bytes, "
-            f"allowed are {allowed}: take at most {allowed // (KEY_BYTES + STATE_BYTES)} samples (samples, "
-            "max_samples), or raise memory_limit"
+            f"allowed are {allowed}: take at most {allowed // (KEY_BYTES + STATE_BYTES)} samples "
+            "(samples, max_samples), or raise memory_limit"
         )
 
 
