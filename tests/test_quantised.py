@@ -11,10 +11,9 @@ import networkx as nx
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime as ort
 import pytest
 from graphs import make, node, noise
-from inner import check_spans, everything
+from inner import check_spans, everything, precise_session
 from typer.testing import CliRunner
 
 from onnx_ei import measure, topology_of
@@ -114,7 +113,7 @@ def test_keys_are_stable(name: str) -> None:
 def test_real_twins_change_no_value(name: str) -> None:
     """To the bit: an integer made real and quantised again is the same integer."""
     proto, x = onnx.load(path_of(name)), example(name)
-    session = ort.InferenceSession(path_of(name), providers=["CPUExecutionProvider"])
+    session = precise_session(Path(path_of(name)).read_bytes())
     (output,) = (value.name for value in session.get_outputs())
     (want,) = session.run([output], {proto.graph.input[0].name: x})
     ours = model_of(topology(name)).tensors([output])[output]
@@ -442,7 +441,7 @@ def test_a_step_of_a_dynamically_quantised_lstm() -> None:
     assert span.notes == (
         "couples samples: DynamicQuantizeLSTM 'lstm' takes its scale from the whole batch",
     )
-    session = ort.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
+    session = precise_session(proto.SerializeToString())
     for sample in noise(20, 3, seed=2):
         # its input is quantised in one for all steps: alike ones keep the scale
         sequence = np.tile(sample, (5, 1, 1))

@@ -811,6 +811,19 @@ class TestRunTasks:
         run_tasks((partial(run, i) for i in range(10)), 2, Progress(lambda done, total: None))
         assert len(here) >= 5
 
+    @pytest.mark.parametrize("workers", [1, 2, 4])
+    def test_the_first_error_is_the_one_that_is_raised(self, workers: int) -> None:
+        def fail(index: int) -> int:
+            time.sleep(0.002 * (index == 3))  # those after it fail before it does
+            if index >= 3:
+                raise RuntimeError(f"task {index}")
+            return 1
+
+        for _ in range(20):
+            tasks = (partial(fail, i) for i in range(30))
+            with pytest.raises(RuntimeError, match="task 3"):
+                run_tasks(tasks, workers, Progress(lambda done, total: None))
+
     @pytest.mark.parametrize("workers", [1, 3])
     def test_an_error_stops_the_rest(self, workers: int) -> None:
         ran: list[int] = []

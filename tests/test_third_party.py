@@ -16,10 +16,10 @@ from typing import Any
 import corpus
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 from brute import inside, part
 from corpus import FILES, File, load
+from inner import precise_session
 from typer.testing import CliRunner
 
 from onnx_ei._graph.windows import Window
@@ -81,11 +81,7 @@ def run_file(file: File, names: set[str]) -> dict[str, Array]:
     proto.graph.output.extend(
         onnx.ValueInfoProto(name=name) for name in sorted(made & names - held)
     )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.log_severity_level = 1, 3
-    session = ort.InferenceSession(
-        proto.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
+    session = precise_session(proto.SerializeToString())
     example = corpus.example(file)
     kept = [v.name for v in session.get_outputs() if v.name in made & (names | held)]
     return example | dict(zip(kept, session.run(kept, example), strict=True))

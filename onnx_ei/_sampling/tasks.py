@@ -45,7 +45,14 @@ def run_tasks(tasks: Iterable[Callable[[], int]], workers: int, progress: Progre
             # The first may be done already; where all have begun, there is but to wait for it.
             if ahead[0][1].done() or not ahead[-1][1].cancel():
                 return ahead.popleft()[1].result()
-            return ahead.pop()[0]()
+            task, _ = ahead.pop()
+            try:
+                return task()
+            except Exception:
+                # Of several errors that of the first task, however many threads there are.
+                for _, earlier in ahead:
+                    earlier.result()
+                raise
 
         try:
             for task in tasks:
