@@ -6,6 +6,8 @@ The names below are loaded when they are first used, so that importing the packa
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from onnx_ei.importing import collector_paused
+
 if TYPE_CHECKING:
     from onnx_ei.analysis import analyze as analyze
     from onnx_ei.analyzed import Analysis as Analysis
@@ -80,7 +82,9 @@ def __getattr__(name: str) -> object:
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'onnx_ei' has no attribute {name!r}")
-    value = getattr(import_module(f".{home}", __name__), name)
+    with collector_paused():
+        module = import_module(f".{home}", __name__)
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

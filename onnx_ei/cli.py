@@ -7,6 +7,7 @@ installation, 130 interrupted.
 
 from __future__ import annotations
 
+import gc
 from typing import NoReturn
 
 import typer
@@ -29,6 +30,7 @@ from onnx_ei.cli_options import (
 from onnx_ei.cli_results import compare_command, merge_command, summary_command
 from onnx_ei.cli_run import run_command
 from onnx_ei.cli_showing import PREDICTED_SAMPLES, print_json, show
+from onnx_ei.importing import load_libraries
 
 __all__ = ["app", "main"]
 
@@ -50,7 +52,10 @@ app.command("merge")(merge_command)
 
 def main() -> NoReturn:
     """Run the command line."""
-    app()
+    try:
+        app()
+    finally:
+        gc.freeze()  # the process ends: to take a million objects apart first costs a second
     raise SystemExit(0)
 
 
@@ -70,6 +75,7 @@ def describe_command(
 ) -> None:
     """List a model's layers: keys, operators, activations, shapes, units, what measuring takes."""
     with errors(debug):
+        load_libraries()
         from onnx_ei.analysis import describe
         from onnx_ei.cli_inputs import open_model
 

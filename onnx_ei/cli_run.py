@@ -22,6 +22,7 @@ from onnx_ei.cli_options import (
     Spans,
 )
 from onnx_ei.cli_showing import layer_bar, print_json, show
+from onnx_ei.importing import load_libraries
 
 if TYPE_CHECKING:
     from onnx_ei.analyzed import Analysis
@@ -97,6 +98,7 @@ def _run(given: Namespace) -> None:
 
 def _run_one(model: str, given: Namespace) -> None:
     """Measure one model, to the terminal."""
+    load_libraries()
     from onnx_ei.cli_inputs import open_model
     from onnx_ei.devices import parse_device
     from onnx_ei.sessions import check_device

@@ -83,6 +83,7 @@ def copy(tmp_path: Path) -> Path:
     (kernels / "__init__.py").touch()
     for name in ("_jit.py", "_cache.py"):
         shutil.copy(KERNELS / name, kernels)
+    shutil.copy(KERNELS.parent / "importing.py", kernels.parent)
     (kernels / "inner.py").write_text(INNER.format(value=2))
     (kernels / "outer.py").write_text(OUTER)
     return kernels
@@ -117,6 +118,15 @@ def test_a_second_process_compiles_nothing_and_finds_the_same(copy: Path):
     assert call(copy) == {"found": [2.0], "hits": 0}
     assert len(compiled(copy)) == 2
     assert call(copy) == {"found": [2.0], "hits": 1}
+
+
+def test_what_is_loaded_and_what_is_compiled_go_together(copy: Path):
+    call(copy, "float64", "float32")
+    # numba's registries are read for the second signature alone, and all three work
+    names = ["float64", "int64", "float32"]
+    assert call(copy, *names) == {"found": [2.0, 2.0, 2.0], "hits": 2}
+    before = "import sys; call('float64'); assert 'numba.np.arraymath' not in sys.modules"
+    assert call(copy, before=before)["hits"] == 1
 
 
 def test_signatures_have_files_of_their_own(copy: Path):

@@ -14,6 +14,7 @@ import threading
 from typing import Any
 
 from onnx_ei._batch.elsewhere import TaskFailed, connect, receive, send
+from onnx_ei.importing import load_libraries
 
 __all__ = ["main"]
 
@@ -27,6 +28,7 @@ def main() -> None:
     requests: queue.Queue[Any] = queue.Queue()
     connect(answers, requests)
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
+    load_libraries()
     while True:
         function, arguments = requests.get()
         send(answers, _answer(function, arguments))

@@ -24,7 +24,10 @@ from typing import Any
 
 import numba
 from numba.core.caching import FunctionCache
+from numba.core.runtime.nrt import rtsys
 from numba.core.serialize import dumps
+
+from onnx_ei.importing import collector_paused
 
 __all__ = ["KernelCache"]
 
@@ -57,7 +60,13 @@ class KernelCache(FunctionCache):
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         """Return the compiled signature, or None where it must be compiled."""
-        target_context.refresh()
+        with collector_paused():
+            return self._load(sig, target_context)
+
+    def _load(self, sig: Any, target_context: Any) -> Any:
+        # Not target_context.refresh(), as numba has it: that reads all that compiling may take, half
+        # a second of imports. Compiled code needs the runtime that allocates its arrays.
+        rtsys.initialize(target_context)
         path, identity = self._place(sig, target_context.codegen())
         try:
             found = path.read_bytes()

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from onnx_ei._kernels._folds import total_of
 from onnx_ei._kernels._jit import Array, kernel
 
 _LN2 = math.log(2.0)
@@ -87,7 +88,7 @@ def _information(table: Array, floors: Array, result: Array) -> None:
     # One sum a column: a single running sum waits for its last addition at every cell.
     sums, slopes = np.zeros(n_columns), np.zeros(n_columns)
     _margins(table, floors, in_row, in_column, least)
-    total = in_row.sum()
+    total = total_of(in_row)
     for i in range(n_columns):
         scales[i] = total / in_column[i]
     curvature = 0.0
@@ -112,13 +113,13 @@ def _information(table: Array, floors: Array, result: Array) -> None:
     result[2] = kept
     # With D the divergence of the truth from this table and r its log-ratios, the difference in
     # information is sum(error * r), give or take D <= chi-square (docs/exact.md).
-    missing = floors.sum()
+    missing = total_of(floors)
     result[3] = missing
     ceiling = math.log(min(n_rows, n_columns))
     error = ceiling
     if kept > 2.0 * missing:
         true = kept - missing
-        first = slopes.sum() / n_columns + missing * nats
+        first = total_of(slopes) / n_columns + missing * nats
         second = kept * curvature + missing * missing
         error = first / true + 2.0 * second / (true * true)
     error += 1e-14 * (1.0 + nats)

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from onnx_ei._kernels._folds import largest_of
 from onnx_ei._kernels._jit import Array, kernel
 from onnx_ei._kernels.exact import _logs
 
@@ -120,7 +121,7 @@ def _sweeps(
     n_edges = distances.shape[1]
     low = span[0]
     cuts, turned = np.empty(n_edges), np.empty(codes.size, np.int64)
-    table = np.zeros((codes.max() + 1, n_bins))
+    table = np.zeros((largest_of(codes) + 1, n_bins))
     flat = table.ravel()
     hits = np.empty(n_bins + n_edges + 2, np.int64)
     for a in range(weights.size):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnx_ei._kernels._folds import largest_of, total_of
 from onnx_ei._kernels._jit import Array, kernel, prange
 from onnx_ei._kernels.judging import COVERAGE, _conclude, _extrapolate, _sum_margins
 
@@ -186,8 +187,8 @@ def _measure_pair(
         if rule[2] == COVERAGE:
             _extrapolate(totals)
         _weigh_cells(slab, rule[0], totals[8], n_x, n_y, weights, sums)
-        totals[9] = sums[1, : n_x.size].sum()
-        totals[10] = sums[2, : n_x.size].sum()
+        totals[9] = total_of(sums[1, : n_x.size])
+        totals[10] = total_of(sums[2, : n_x.size])
         _conclude(slab, rule, n_x, n_y, totals, tested, result)
 
 
@@ -226,12 +227,12 @@ def _pairwise(
     slab.
     """
     in_bins, out_bins = bins
-    stride = in_bins.max() + 1
+    stride = largest_of(in_bins) + 1
     n_tasks = influence.shape[0]
     n_groups = max(1, -(-n_tasks // out_bins.size))
     n_samples = in_codes.shape[1]
     tested = bits.shape[0] > 2
-    step = stride * (out_bins.max() + 1)
+    step = stride * (largest_of(out_bins) + 1)
     # The fold costs as much as counting step**2 samples.
     by_twos = step * step <= min(SQUARE, n_samples // 4)
     twos = np.empty((in_bins.size if by_twos else 0, n_samples // 2), np.uint16)

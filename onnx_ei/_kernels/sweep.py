@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnx_ei._kernels._folds import largest_of
 from onnx_ei._kernels._jit import Array, kernel
 from onnx_ei._kernels.judging import COVERAGE, _conclude, _extrapolate, _sum_margins
 
@@ -174,7 +175,7 @@ def _sweep(
     """
     x_bins, y_bins = bins
     n_samples = x.size
-    stride = y_bins.max() + 1
+    stride = largest_of(y_bins) + 1
     rows = x.astype(np.uint32) * np.uint32(stride)
     cells = np.empty(n_samples, np.uint32)
     slab = np.zeros((x_bins + 1, stride), np.uint32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnx_ei._kernels._folds import largest_of
 from onnx_ei._kernels._jit import Array, kernel, prange
 
 _BLOCK = 512
@@ -163,7 +164,7 @@ def _count_partition(keys: Array, local: Array, counts: Array, n_states: Array) 
     _number_states(keys, slots, local, first, counts)
     n_states[0] = 0
     if local.size > 0:
-        n_states[0] = local.max() + 1
+        n_states[0] = largest_of(local) + 1
 
 
 @kernel()
