@@ -64,8 +64,8 @@ class KernelCache(FunctionCache):
             return self._load(sig, target_context)
 
     def _load(self, sig: Any, target_context: Any) -> Any:
-        # Not target_context.refresh(), as in numba: that imports all that compiling may take, half a
-        # second. Compiled code needs the runtime that allocates its arrays.
+        # Not target_context.refresh(), as in numba: that imports all that compiling may take, for
+        # half a second. Compiled code needs the runtime that allocates its arrays.
         rtsys.initialize(target_context)
         path, identity = self._place(sig, target_context.codegen())
         try:
