@@ -17,7 +17,7 @@ from pathlib import Path
 
 from figures import RESULTS, Figure, show, write
 
-PARTS = ("speed", "scaling", "start", "peak_memory")
+PARTS = ("speed", "scaling", "start", "peak_memory", "whole_model")
 
 
 def main() -> int:

@@ -70,7 +70,7 @@ def test_bytes() -> None:
     assert cost_of("ei_parts", WORK, MACHINE, 1000, bins=(300, 8)).bytes == held + 1000 * 500
     limited = cost_of("ei_parts", WORK, MACHINE, 10**9, memory=1 << 20).bytes
     assert limited == (1 << 20) + 24 * 300 * 200 + 512 * 200
-    assert cost_of("ei", WORK, MACHINE, 1000).bytes == 1000 * 193
+    assert cost_of("ei", WORK, MACHINE, 1000).bytes == 1000 * 161
     large = replace(WORK, n_inputs=100_000)
     assert cost_of("sensitivity", large, MACHINE, 10).bytes < 10**7
 

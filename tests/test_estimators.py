@@ -92,6 +92,41 @@ class TestTables:
         assert long[1] == pytest.approx(once / np.log(2), abs=1e-15)
         assert np.isfinite(long).all()
 
+    @pytest.mark.parametrize("name", ESTIMATORS)
+    def test_rows_are_the_same_in_any_order(
+        self, name: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from onnx_ei._estimators import tables
+
+        monkeypatch.setattr(tables, "_tables", {})
+        whole = tables.count_table(name, 1500).copy()
+        tables._tables.clear()
+        sizes = (0, 1, 2, 3, 255, 256, 257, 1099, 1100, 1101, 1500)
+        alone = [tables.count_row(name, n) for n in sizes]
+        assert not tables._tables  # a row keeps no table
+        np.testing.assert_array_equal(alone, whole[list(sizes)])
+        for n in sizes:
+            np.testing.assert_array_equal(tables.count_table(name, n), whole[: n + 1])
+            np.testing.assert_array_equal(tables.count_row(name, n), whole[n])
+
+    def test_a_count_of_samples_is_no_row_less_than_nothing(self) -> None:
+        from onnx_ei._estimators.tables import count_row
+
+        with pytest.raises(ValueError, match="at least 0, got -1"):
+            count_row("plugin", -1)
+
+    def test_many_samples_of_many_states_make_no_long_table(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from onnx_ei._estimators import tables
+
+        monkeypatch.setattr(tables, "_tables", {})
+        codes = np.arange(100_000) % 5000
+        information.entropy_of_counts(np.bincount(codes))
+        assert {name: len(table) for name, table in tables._tables.items()} == {
+            DEFAULT_ESTIMATOR: 21
+        }
+
     def test_grassberger_recurrence(self) -> None:
         """G(n) of (27) in the paper by its recurrence: G(2n) = G(2n+1) = -gamma - ln 2 + sums."""
         table = estimator_table("grassberger", 61) * np.log(2)
@@ -306,12 +341,12 @@ class TestCoverageJackknife:
         rng = np.random.default_rng(0)
         counts = rng.poisson(2.0, (12, 15))
         n = counts.sum()
-        from onnx_ei._estimators.histograms import _sum
-        from onnx_ei._estimators.tables import TAIL, count_table
+        from onnx_ei._estimators.histograms import _sum, _tables
+        from onnx_ei._estimators.tables import TAIL
 
-        table = count_table("coverage-jackknife", int(n))
         margins = (counts.sum(1), counts.sum(0))
-        d = _sum(TAIL, table, counts[counts > 0], margins) / n
+        tables = _tables("coverage-jackknife", int(n), *margins)
+        d = _sum(TAIL, tables, counts[counts > 0], margins) / n
         whole = information_of_counts(counts, "jackknife")[0]
         halves = []
         for _ in range(4000):
@@ -385,9 +420,9 @@ class TestCoverageJackknife:
         assert found == pytest.approx(min(max(expected, 0), 1), abs=1e-12)
 
     def test_the_estimate_is_put_together_from_its_parts(self) -> None:
-        from onnx_ei._estimators.histograms import _alike, _sum
+        from onnx_ei._estimators.histograms import _alike, _sum, _tables
         from onnx_ei._estimators.poisson import null_moments
-        from onnx_ei._estimators.tables import TAIL, count_table
+        from onnx_ei._estimators.tables import TAIL
 
         counts = COUNTS["sparse"]
         n, x, y = counts.sum(), *np.nonzero(counts)
@@ -395,7 +430,7 @@ class TestCoverageJackknife:
         ends = (counts.sum(1)[x], counts.sum(0)[y])
         seen = [np.count_nonzero(counts == k) for k in range(20)]
         t = sum(k * 2.0 ** (1 - k) * seen[k] for k in range(2, 20))
-        d = _sum(TAIL, count_table("coverage-jackknife", int(n)), counts[x, y], margins) / n
+        d = _sum(TAIL, _tables("coverage-jackknife", n, *margins), counts[x, y], margins) / n
         r = 1 / ((1 + (t + 1) ** 2 / (t * seen[1])) ** (17 / 16) - 1)
         b = null_moments(*margins)[:2] @ [1, -(r if d > 0 else min(r, 1))] / n
         w = _alike(counts[x, y], ends, margins) ** 4

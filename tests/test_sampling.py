@@ -352,8 +352,8 @@ class TestDeterminism:
 
         groups = {"groups": [((0,), (1,))]} if name == "eis_between_groups" else {}
         message = (
-            r"states of vectors of 600000 samples may take 115800000 bytes, allowed are 67108864: "
-            r"take at most 347714 samples \(samples, max_samples\), or raise memory_limit"
+            r"states of vectors of 600000 samples may take 96600000 bytes, allowed are 67108864: "
+            r"take at most 416825 samples \(samples, max_samples\), or raise memory_limit"
         )
         with pytest.raises(ValueError, match=message):
             measured(name, never, (2, 2), samples=600_000, memory_limit=1, **groups)

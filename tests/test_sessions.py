@@ -136,6 +136,24 @@ def test_what_cuda_refuses_is_said_in_one_line(
     assert "hostname" not in str(caught.value)
 
 
+def test_a_model_that_cannot_be_optimised_for_precise_sums_is_tried_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked = []
+
+    class Refusing(_Runtime):
+        def InferenceSession(self, data: bytes, options: Any, **more: Any) -> Any:
+            asked.append(options.entries[sessions.PRECISE])
+            if asked[-1] == "1":
+                raise RuntimeError("no such kernel")
+            return super().InferenceSession(data, options, **more)
+
+    runtime = Refusing(["CPUExecutionProvider"], ["CPUExecutionProvider"])
+    monkeypatch.setattr(sessions, "onnxruntime_module", lambda: runtime)
+    assert Session(ir.from_proto(mlp())).provider == "CPUExecutionProvider"
+    assert asked == ["1", "0"]
+
+
 def test_cuda_is_asked_for_with_tf32_off(monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = _Runtime(["CUDAExecutionProvider"], ["CUDAExecutionProvider"])
     monkeypatch.setattr(sessions, "onnxruntime_module", lambda: runtime)

@@ -16,6 +16,7 @@ from onnx_ei._estimators.tables import (
     PHI,
     TAIL,
     THIN,
+    count_row,
     count_table,
     kind,
 )
@@ -94,26 +95,28 @@ def information(name: str, joint: Int, ends: tuple[Int, Int], margins: tuple[Int
         If the estimator is unknown.
     """
     n = int(joint.sum())
-    which, table = kind(name), count_table(name, n)
+    which, tables = kind(name), _tables(name, n, *margins)
     if n == 0 or 1 in (margins[0].size, margins[1].size):
         return Found(
             bits=0.0, variance=0.0, first_order=0.0, extrapolation=0.0, point=np.zeros(joint.size)
         )
     ratio = tail = 0.0
     if which == COVERAGE:
-        tail = _sum(TAIL, table, joint, margins)
-        ratio = _ratio(joint, table, tail)
+        tail = _sum(TAIL, tables, joint, margins)
+        ratio = _ratio(joint, tables[0], tail)
         tail *= ratio
     point = np.empty(joint.size)
-    _point_states(joint, *ends, table, ratio, point)
+    _point_states(joint, *ends, tables[0], ratio, point)
     point -= _dot(joint, point) / n
     square = _dot(joint, point**2)
     if which == COVERAGE:
-        bits, variance, extrapolation = _covered(joint, ends, margins, (ratio, tail), square)
+        bits, variance, extrapolation = _covered(
+            joint, ends, margins, tables, (ratio, tail), square
+        )  # fmt: skip
     else:
         variance, extrapolation = square / n**2, 0.0
-        outer = _entropy(which, margins[0], table) + _entropy(which, margins[1], table)
-        bits = outer - _entropy(which, joint, table)
+        outer = _entropy(which, margins[0], tables) + _entropy(which, margins[1], tables)
+        bits = outer - _entropy(which, joint, tables)
     return Found(
         bits=bits / n,
         variance=variance,
@@ -139,24 +142,32 @@ def entropy(name: str, counts: Int) -> float:
         If the estimator is unknown.
     """
     n = int(counts.sum())
-    which, table = kind(name), count_table(name, n)
+    which, tables = kind(name), _tables(name, n, counts)
     if n == 0 or counts.size == 1:
         return 0.0
-    bits = _entropy(which, counts, table)
+    bits = _entropy(which, counts, tables)
     if which == COVERAGE:
-        lost = float(table[n, TAIL] - table[counts, TAIL].sum())
+        table, whole = tables
+        lost = float(whole[TAIL] - table[counts, TAIL].sum())
         bits -= _ratio(counts, table, -lost) * lost
     return bits / n
 
 
-def _entropy(which: int, counts: Int, table: Float) -> float:
-    """Return N times the entropy in bits."""
+def _tables(name: str, n: int, *counts: Int) -> tuple[Float, Float]:
+    """Return an estimator's rows up to the largest of some counts, and that of their sum."""
+    largest = max(int(some.max(initial=0)) for some in counts)
+    return count_table(name, largest), count_row(name, n)
+
+
+def _entropy(which: int, counts: Int, tables: tuple[Float, Float]) -> float:
+    """Return N times the entropy in bits; ``tables`` as of ``_tables``."""
+    table, whole = tables
     n = int(counts.sum())
     out = np.empty(1)
     if which == CHAO_SHEN:
         _covered_nats(counts, float(n), out)
         return float(out[0]) / math.log(2)
-    bits = float(table[n, PHI] - _looked_up(table, counts, PHI).sum())
+    bits = float(whole[PHI] - _looked_up(table, counts, PHI).sum())
     if which == CHAO_WANG_JOST:
         _unseen_nats(counts, float(n), out)
         bits += float(out[0]) / math.log(2)
@@ -177,10 +188,11 @@ def _ratio(counts: Int, table: Float, lost: float) -> float:
     return ratio if lost > 0 else min(ratio, 1.0)
 
 
-def _sum(column: int, table: Float, joint: Int, margins: tuple[Int, Int]) -> float:
-    """Return N times the information by one column of the table."""
+def _sum(column: int, tables: tuple[Float, Float], joint: Int, margins: tuple[Int, Int]) -> float:
+    """Return N times the information by one column of the tables, which are as of ``_tables``."""
+    table, whole = tables
     joined, *outer = (float(_looked_up(table, c, column).sum()) for c in (joint, *margins))
-    return float(table[joint.sum(), column] + joined - (outer[0] + outer[1]))
+    return float(whole[column] + joined - (outer[0] + outer[1]))
 
 
 def _dot(a: Int | Float, b: Float) -> float:
@@ -200,16 +212,16 @@ def _covered(
     joint: Int,
     ends: tuple[Int, Int],
     margins: tuple[Int, Int],
+    tables: tuple[Float, Float],
     beyond: tuple[float, float],
     square: float,
 ) -> tuple[float, float, float]:
     """Return N times the coverage jackknife, its variance, and its extrapolation's error.
 
-    ``beyond``: the ratio, and what it takes off; ``square``: N**2 times the variance of first
-    order.
+    ``tables`` as of ``_tables``; ``beyond``: the ratio, and what it takes off; ``square``: N**2
+    times the variance of first order.
     """
     n = float(joint.sum())
-    table = count_table("coverage-jackknife", int(n))
     ratio, tail = beyond
     alike = _alike(joint, ends, margins)
     share = alike**4
@@ -217,7 +229,7 @@ def _covered(
     both = np.array([1.0, -2 * ratio, ratio**2])
     second, first = float(both @ moments[2:5]), float(both @ moments[5:8])
     bias = float(moments[0] - ratio * moments[1])
-    bits = _sum(PHI, table, joint, margins) - tail - share * bias
+    bits = _sum(PHI, tables, joint, margins) - tail - share * bias
     # By chance the noise is below what is expected of it: at least half of the second order.
     variance = max(square + share * (second - first), share * second / 2) / n**2
     once = float(np.count_nonzero(joint == 1))

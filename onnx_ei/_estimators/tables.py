@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 
@@ -10,7 +11,16 @@ from numpy.typing import NDArray
 
 from onnx_ei.errors import closest
 
-__all__ = ["CHAO_SHEN", "CHAO_WANG_JOST", "COVERAGE", "ESTIMATORS", "TABLE", "count_table", "kind"]
+__all__ = [
+    "CHAO_SHEN",
+    "CHAO_WANG_JOST",
+    "COVERAGE",
+    "ESTIMATORS",
+    "TABLE",
+    "count_row",
+    "count_table",
+    "kind",
+]
 
 Float = NDArray[np.float64]
 
@@ -18,6 +28,8 @@ PHI, TAIL, THIN, POINT, TAIL_POINT, LOG = range(6)
 TABLE, CHAO_SHEN, CHAO_WANG_JOST, COVERAGE = range(4)
 _EXACT = 256
 """Counts up to which a half of the sample is averaged over exactly; the next order is 1e-7."""
+_THINNEST = 1100
+"""Counts n from which n 2**(1 - n) is 0, in float64 too."""
 
 
 def _plugin(n: Float) -> Float:
@@ -26,9 +38,9 @@ def _plugin(n: Float) -> Float:
 
 def _jackknife(n: Float) -> Float:
     # f(n) - f(n - 1) written so that two large logarithms do not cancel.
-    m = n[2:]
+    m = np.maximum(n, 2.0)
     step = np.log2(m) - (m - 1) * np.log1p(-1 / m) / np.log(2)
-    return np.concatenate(([0.0, 0.0], m * step))[: n.size]
+    return np.where(n < 2, 0.0, m * step)
 
 
 def _miller_madow(n: Float) -> Float:
@@ -39,7 +51,7 @@ def _grassberger(n: Float) -> Float:
     # only where it is asked for: importing it takes as long as the rest of this module
     from scipy.special import digamma
 
-    sign = np.where(np.arange(n.size) % 2 == 1, -0.5, 0.5)
+    sign = np.where(n % 2 == 1, -0.5, 0.5)
     g = digamma(n) + sign * (digamma((n + 1) / 2) - digamma(n / 2))
     return np.asarray(n * g / np.log(2))
 
@@ -107,42 +119,90 @@ def count_table(name: str, n: int) -> Float:
     ValueError
         If the name is unknown or ``n`` is negative.
     """
-    which = kind(name)
+    kind(name)
     if n < 0:
         raise ValueError(f"the largest count must be at least 0, got {n}")
-    table = _tables.get(name)
-    if table is None or len(table) <= n:
-        counts = np.arange(n + 1, dtype=np.float64)
-        # At 0 the limit is 0, which the formulas cannot say.
-        counts[0] = 1.0
-        table = np.zeros((n + 1, 6))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            table[:, PHI] = _PHI[name][0](counts)
-        table[:, LOG] = np.log2(counts)
-        table[0] = 0.0
-        table[:, POINT] = table[:, LOG]
-        if which == COVERAGE:
-            table[:, TAIL] = _tail(table[:, PHI])
-            table[2:, THIN] = counts[2:] * np.exp2(1 - counts[2:])
-            table[1:, POINT] = np.diff(table[:, PHI])
-            table[1:, TAIL_POINT] = np.diff(table[:, TAIL])
+    table = _tables.get(name, np.empty((0, 6)))
+    if len(table) <= n:
+        more = _rows(name, len(table), n)
+        table = np.concatenate((table, more)) if len(table) else more
         table.setflags(write=False)
         _tables[name] = table
     return table[: n + 1]
 
 
-def _tail(phi: Float) -> Float:
+def count_row(name: str, n: int) -> Float:
+    """Return row ``n`` of :func:`count_table` without the rows before it.
+
+    Of vectors, every count but the number of samples is small.
+
+    Parameters
+    ----------
+    name, n
+        As for :func:`count_table`.
+
+    Returns
+    -------
+    ndarray of float64, shape (6,)
+
+    Raises
+    ------
+    ValueError
+        As :func:`count_table`.
+    """
+    kind(name)
+    if n < 0:
+        raise ValueError(f"the largest count must be at least 0, got {n}")
+    table = _tables.get(name)
+    if table is None or len(table) <= n:
+        table, n = _rows(name, n, n), 0
+    row: Float = table[n]
+    return row
+
+
+def _rows(name: str, first: int, last: int) -> Float:
+    """Tabulate the counts from ``first`` to ``last``."""
+    before = max(first - 1, 0)  # for the steps
+    counts = np.arange(before, last + 1, dtype=np.float64)
+    # At 0 the limit is 0, which the formulas cannot say.
+    above = np.maximum(counts, 1.0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        phi = _PHI[name][0](above)
+    phi[counts == 0] = 0.0
+    table = np.zeros((counts.size, 6))
+    table[:, PHI] = phi
+    table[:, LOG] = table[:, POINT] = np.log2(above)
+    if kind(name) == COVERAGE:
+        table[:, TAIL] = tail = _tail(counts)
+        few = counts[counts < _THINNEST]
+        table[: few.size, THIN] = np.where(few < 2, 0.0, few * np.exp2(1 - few))
+        table[1:, POINT] = np.diff(phi)
+        table[1:, TAIL_POINT] = np.diff(tail)
+    return table[first - before :]
+
+
+def _tail(counts: Float) -> Float:
     r"""Return :math:`d(n) = 2 E[\phi(m)] - \phi(n) + n`, m binomial of n and a half.
 
     The jackknife's :math:`d` tends to :math:`-1 / (4 n \ln 2)`: E[m log m] by Taylor's series.
     """
+    exact = _exact_tail()
+    few = counts[counts <= _EXACT].astype(np.int64)
+    n = counts[few.size :]
+    first = -1 / (4 * n * math.log(2))
+    at_last = -1 / (4 * _EXACT * math.log(2))
+    return np.concatenate((exact[few], first + (exact[-1] - at_last) * (_EXACT / n) ** 2))
+
+
+@functools.cache
+def _exact_tail() -> Float:
+    # a column of a table, as it always was: OpenBLAS adds up a vector of its own in another order
+    table = np.zeros((_EXACT + 1, 6))
+    table[:, PHI] = _jackknife(np.arange(_EXACT + 1, dtype=np.float64))
+    phi = table[:, PHI]
     d: Float = np.zeros(phi.size)
     chance: Float = np.ones(1)
-    for m in range(1, min(phi.size, _EXACT + 1)):
+    for m in range(1, phi.size):
         chance = np.convolve(chance, [0.5, 0.5])
         d[m] = 2 * (chance @ phi[: m + 1]) - phi[m] + m
-    if phi.size > _EXACT + 1:
-        n = np.arange(_EXACT, phi.size, dtype=np.float64)
-        first = -1 / (4 * n * math.log(2))
-        d[_EXACT + 1 :] = (first + (d[_EXACT] - first[0]) * (_EXACT / n) ** 2)[1:]
     return d
