@@ -55,7 +55,7 @@ def main() -> NoReturn:
     try:
         app()
     finally:
-        gc.freeze()  # the process ends: to take a million objects apart first costs a second
+        gc.freeze()  # the process ends: to take all its objects apart first costs a second
     raise SystemExit(0)
 
 
