@@ -217,6 +217,8 @@ def cost_of(
     if measure == "ei_parts":
         parts["counting"] = n * m * samples * machine.count
         parts["bits"] = n * m * bins[0] * bins[1] * machine.cell
+        if n * m > LARGE:  # tiles of pairs, summed one after another
+            result = min(result, memory - held)
         return _sum(parts, held + result + 512 * m)
     result = result if n * m <= LARGE else 8 * n
     passes = n / work.n_strands

@@ -72,6 +72,9 @@ def test_bytes() -> None:
     assert limited == (1 << 20) + 24 * 300 * 200 + 512 * 200
     assert cost_of("ei", WORK, MACHINE, 1000).bytes == 1000 * 161
     large = replace(WORK, n_inputs=100_000)
+    # a sum over so many pairs holds tiles of them, within the limit
+    limited = cost_of("ei_parts", large, MACHINE, 1000, memory=1 << 28).bytes
+    assert limited == (1 << 28) + 512 * 200
     assert cost_of("sensitivity", large, MACHINE, 10).bytes < 10**7
 
 
