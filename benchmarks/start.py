@@ -28,7 +28,7 @@ def figures(short: bool) -> Iterator[Figure]:
     for what, goal, floor, arguments in (
         ("onnx-ei --help", 0.5, 0.6, ["-c", SCRIPT, "--help"]),
         ("import onnx_ei", 1.0, 0.2, ["-c", "import onnx_ei"]),
-        ("onnx-ei run examples/iris/iris.onnx, not the first", 3.0, 2.6, run),
+        ("onnx-ei run examples/iris/iris.onnx, not the first", 3.0, 2.0, run),
         ("  the same with --bins 8 --input-range 0,1", None, None, [*run, *options]),
     ):
         seconds, busy = _seconds(arguments, repeats)
