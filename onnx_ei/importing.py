@@ -11,6 +11,7 @@ import gc
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader
 from types import ModuleType
@@ -58,9 +59,8 @@ def load_libraries() -> None:
     sys.meta_path.insert(0, lazily)
     try:
         with collector_paused():
-            import onnx_ir.passes.common  # noqa: F401
-
-            import onnx_ei.analysis  # noqa: F401
+            for name in ("onnx_ir.passes.common", "onnx_ei.analysis"):
+                import_module(name)
     finally:
         sys.meta_path.remove(lazily)
     gc.freeze()

@@ -27,8 +27,8 @@ def main() -> None:
     os.dup2(2, 1)
     requests: queue.Queue[Any] = queue.Queue()
     connect(answers, requests)
+    load_libraries()  # before anything unpickles, and so imports, on the other thread
     threading.Thread(target=_listen, args=(requests,), daemon=True).start()
-    load_libraries()
     while True:
         function, arguments = requests.get()
         send(answers, _answer(function, arguments))

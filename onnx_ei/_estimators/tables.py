@@ -119,9 +119,7 @@ def count_table(name: str, n: int) -> Float:
     ValueError
         If the name is unknown or ``n`` is negative.
     """
-    kind(name)
-    if n < 0:
-        raise ValueError(f"the largest count must be at least 0, got {n}")
+    _check(name, n)
     table = _tables.get(name, np.empty((0, 6)))
     if len(table) <= n:
         more = _rows(name, len(table), n)
@@ -150,14 +148,17 @@ def count_row(name: str, n: int) -> Float:
     ValueError
         As :func:`count_table`.
     """
+    _check(name, n)
+    table = _tables.get(name, np.empty((0, 6)))
+    row: Float = table[n] if n < len(table) else _rows(name, n, n)[0]
+    return row
+
+
+def _check(name: str, n: int) -> None:
+    """Refuse an unknown estimator, and a count below 0."""
     kind(name)
     if n < 0:
         raise ValueError(f"the largest count must be at least 0, got {n}")
-    table = _tables.get(name)
-    if table is None or len(table) <= n:
-        table, n = _rows(name, n, n), 0
-    row: Float = table[n]
-    return row
 
 
 def _rows(name: str, first: int, last: int) -> Float:
